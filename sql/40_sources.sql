@@ -1,0 +1,484 @@
+-- Sources: attaching tables, and turning changes of their rows into documents and jobs.
+--
+-- A statement of up to 100 changed rows becomes documents and jobs in its own transaction. A larger
+-- one only notes its keys in rag._changes, which a worker expands: a bulk load stays fast.
+
+create or replace function rag._key_columns(relation regclass) returns name[]
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  select array_agg(a.attname order by k.place)
+  from pg_index i, unnest(i.indkey) with ordinality as k (attnum, place), pg_attribute a
+  where i.indrelid = relation and i.indisprimary and a.attrelid = relation and a.attnum = k.attnum
+$sql$;
+comment on function rag._key_columns(regclass) is 'columns of the primary key, null where there is none';
+
+create or replace function rag._column_type(relation regclass, column_name name) returns regtype
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  select a.atttypid::regtype from pg_attribute a
+  where a.attrelid = relation and a.attname = column_name and a.attnum > 0 and not a.attisdropped
+$sql$;
+comment on function rag._column_type(regclass, name) is 'type of a column, null where there is no such column';
+
+create or replace function rag._watched_columns(source rag.sources) returns name[]
+  language sql immutable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  select array_remove(array[source.path_column, source.content_column, source.title_column, source.tenant_column,
+                            source.tags_column, source.language_column] || source.metadata_columns, null)
+$sql$;
+comment on function rag._watched_columns(rag.sources) is 'columns whose change makes a document be processed again';
+
+create or replace function rag._require_column(relation regclass, column_name name, parameter text, types regtype[]) returns void
+  language plpgsql stable
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _type regtype := rag._column_type(relation, column_name);
+begin
+  if column_name is null then
+    return;
+  end if;
+  if _type is null then
+    raise exception 'table % has no column "%"', relation, column_name
+      using errcode = 'undefined_column',
+            detail  = format('It is named by %s.', parameter),
+            hint    = format('Its columns are: %s. Names are case-sensitive here and take no quotes.',
+                             (select string_agg(a.attname, ', ' order by a.attnum) from pg_attribute a
+                              where a.attrelid = relation and a.attnum > 0 and not a.attisdropped));
+  end if;
+  if types is not null and _type <> all (types) then
+    raise exception 'column "%" of table % is of type %', column_name, relation, _type
+      using errcode = 'datatype_mismatch',
+            detail  = format('%s takes a column of type %s.', parameter, array_to_string(types, ', '));
+  end if;
+end
+$plpgsql$;
+comment on function rag._require_column(regclass, name, text, regtype[]) is 'raises 42703 or 42804 unless the table has the column in one of the types';
+
+create or replace function rag.attach_source(
+    relation         regclass,
+    path_column      name   default null,
+    content_column   name   default null,
+    title_column     name   default null,
+    tenant_column    name   default null,
+    tags_column      name   default null,
+    language_column  name   default null,
+    metadata_columns name[] default '{}',
+    name             text   default null)
+  returns rag.sources
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _kind     "char";
+  _relname  name;
+  _schema   name;
+  _key      name[] := rag._key_columns(attach_source.relation);
+  _key_type regtype;
+  _column   name;
+  _source   rag.sources;
+begin
+  select c.relkind, c.relname, n.nspname into _kind, _relname, _schema
+  from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = attach_source.relation;
+
+  if attach_source.relation is null then
+    raise exception 'the table to attach is null'
+      using errcode = 'null_value_not_allowed',
+            hint    = 'Name it like: select rag.attach_source(''"TblDocumentFiles"'', path_column => ''DocumentFilePath'');';
+  elsif _kind is null then
+    raise exception 'there is no table with oid %', attach_source.relation::oid using errcode = 'undefined_table';
+  elsif _kind not in ('r', 'p') then
+    raise exception '% is not a table', attach_source.relation
+      using errcode = 'wrong_object_type',
+            detail  = 'Changes are followed by triggers with transition tables, which only a table can have.',
+            hint    = 'Attach the table behind it, or copy its rows into a table.';
+  elsif _schema in ('rag', 'pg_catalog', 'information_schema') then
+    raise exception '% is a system table', attach_source.relation using errcode = 'wrong_object_type';
+  elsif exists (select from rag.sources s where s.relation = attach_source.relation) then
+    raise exception '% is attached already', attach_source.relation
+      using errcode = 'duplicate_object',
+            hint    = format('To attach it differently, first: select rag.detach_source(%L);', attach_source.relation);
+  elsif _key is null then
+    raise exception '% has no primary key', attach_source.relation
+      using errcode = 'object_not_in_prerequisite_state',
+            detail  = 'A document is found again by the key of its row.',
+            hint    = format('Add one: alter table %s add primary key (…);', attach_source.relation);
+  elsif cardinality(_key) > 1 then
+    raise exception 'the primary key of % has % columns', attach_source.relation, cardinality(_key)
+      using errcode = 'feature_not_supported',
+            detail  = 'A document has one key: an integer, or a uuid or text that is kept as source_key.',
+            hint    = format('Make one column the primary key and the present one unique, such as: alter table %s add column id bigint generated always as identity;', attach_source.relation);
+  elsif (attach_source.path_column is null) = (attach_source.content_column is null) then
+    raise exception 'exactly one of path_column and content_column is needed'
+      using errcode = 'invalid_parameter_value',
+            hint    = 'path_column names a column that holds file names below the document root; content_column one that holds the document itself, as bytea or text.';
+  end if;
+
+  _key_type := rag._column_type(attach_source.relation, _key[1]);
+  perform rag._require_column(attach_source.relation, _key[1], 'The primary key',
+                              '{smallint,integer,bigint,uuid,text,varchar,char,name}');
+  perform rag._require_column(attach_source.relation, attach_source.path_column, 'path_column', '{text,varchar,char,name}');
+  perform rag._require_column(attach_source.relation, attach_source.content_column, 'content_column', '{text,varchar,char,bytea}');
+  perform rag._require_column(attach_source.relation, attach_source.title_column, 'title_column', '{text,varchar,char,name}');
+  perform rag._require_column(attach_source.relation, attach_source.tenant_column, 'tenant_column', '{smallint,integer,bigint}');
+  perform rag._require_column(attach_source.relation, attach_source.tags_column, 'tags_column', '{text[],varchar[]}');
+  perform rag._require_column(attach_source.relation, attach_source.language_column, 'language_column', '{text,varchar,char,name}');
+  foreach _column in array attach_source.metadata_columns loop
+    perform rag._require_column(attach_source.relation, _column, 'metadata_columns', null);
+  end loop;
+
+  perform rag._ensure_partition(p.pipeline_id) from rag.pipelines p where p.state in ('active', 'building');
+
+  -- Nobody changes a row between the triggers' birth and the list of existing rows.
+  execute format('lock table %s in share row exclusive mode', attach_source.relation);
+
+  insert into rag.sources (name, relation, key_column, assigns_ids, path_column, content_column, title_column,
+                           tenant_column, tags_column, language_column, metadata_columns)
+  values (coalesce(attach_source.name, _relname), attach_source.relation, _key[1],
+          _key_type not in ('smallint'::regtype, 'integer', 'bigint'),
+          attach_source.path_column, attach_source.content_column, attach_source.title_column,
+          attach_source.tenant_column, attach_source.tags_column, attach_source.language_column, attach_source.metadata_columns)
+  returning * into _source;
+
+  execute format('create trigger ragstone_insert after insert on %s referencing new table as new_rows
+                  for each statement execute function rag._after_insert(%L)', _source.relation, _source.source_id);
+  execute format('create trigger ragstone_update after update on %s referencing old table as old_rows new table as new_rows
+                  for each statement execute function rag._after_update(%L)', _source.relation, _source.source_id);
+  execute format('create trigger ragstone_delete after delete on %s referencing old table as old_rows
+                  for each statement execute function rag._after_delete(%L)', _source.relation, _source.source_id);
+  execute format('create trigger ragstone_truncate after truncate on %s
+                  for each statement execute function rag._after_truncate(%L)', _source.relation, _source.source_id);
+
+  perform rag.enqueue_existing(_source.relation);
+  if attach_source.path_column is not null and rag.get('document_root') is null then
+    raise notice 'no document root is set yet: documents fail until it is'
+      using hint = 'Type: select rag.set(''document_root'', ''/folder/of/the/documents'');';
+  end if;
+  return _source;
+end
+$plpgsql$;
+comment on function rag.attach_source(regclass, name, name, name, name, name, name, name[], text) is
+  'makes every row of a table a document, now and from now on: path_column names the column with the file name below the document root, or content_column the one with the document itself (bytea or text); title, tenant (integer), tags (text[]), language and metadata columns are carried along; name is for the source filter of searches (default: the table''s). Returns the source. Raises 42809 for a view, 55000 without a primary key, 0A000 for one of several columns, 42703 and 42804 for a column that is not there or of another type, 42710 where it is attached already';
+
+create or replace function rag._source(relation regclass) returns rag.sources
+  language plpgsql stable
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _source rag.sources;
+begin
+  select * into _source from rag.sources s where s.relation = $1;
+  if not found then
+    raise exception '% is not attached', coalesce($1::text, 'the table null')
+      using errcode = 'undefined_object',
+            hint    = 'Attached tables are listed by: select name, relation from rag.sources;';
+  end if;
+  return _source;
+end
+$plpgsql$;
+comment on function rag._source(regclass) is 'the source of an attached table; raises 42704 for another';
+
+create or replace function rag.enqueue_existing(relation regclass) returns bigint
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _source rag.sources := rag._source(enqueue_existing.relation);
+  _rows   bigint;
+begin
+  -- 10,000 keys a row: what a worker expands in one transaction of some 0.2 s.
+  execute format($sql$
+    with numbered as (select %1$I::text as key, (row_number() over (order by %1$I) - 1) / 10000 as batch from %2$s),
+         batches as (select array_agg(key) as keys from numbered group by batch order by batch)
+    select coalesce(sum(cardinality(b.keys)), 0) from batches b, lateral rag._record_changes($1, b.keys, (-10)::smallint)
+    $sql$, _source.key_column, _source.relation)
+  into _rows using _source.source_id;
+  return _rows;
+end
+$plpgsql$;
+comment on function rag.enqueue_existing(regclass) is 'looks at every row of an attached table again, behind all live changes, and returns their number; documents whose file and parameters are the same cost no more than reading the file. Raises 42704 for a table that is not attached';
+
+create or replace function rag.detach_source(relation regclass) returns bigint
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _source    rag.sources := rag._source(detach_source.relation);
+  _trigger   text;
+  _documents bigint;
+begin
+  foreach _trigger in array '{ragstone_insert,ragstone_update,ragstone_delete,ragstone_truncate}'::text[] loop
+    execute format('drop trigger if exists %I on %s', _trigger, _source.relation);
+  end loop;
+  _documents := rag._delete_documents(_source.source_id, null);
+  delete from rag._changes c where c.source_id = _source.source_id;
+  delete from rag.sources s where s.source_id = _source.source_id;
+  return _documents;
+end
+$plpgsql$;
+comment on function rag.detach_source(regclass) is 'takes the triggers off a table and all its documents out of search; returns how many there were. The table itself stays as it is. Raises 42704 for a table that is not attached';
+
+------------------------------------------------------------------------------------------------
+-- Changes
+------------------------------------------------------------------------------------------------
+
+create or replace function rag._notify_change(operation text, document_id bigint, file_path text) returns void
+  language sql
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  -- A payload has 8,000 bytes at most; a path that long is left to the reader to look up.
+  select pg_notify('document_changes', json_build_object(
+    'operation', operation, 'document_id', document_id,
+    'file_path', case when octet_length(file_path) < 7000 then file_path end,
+    'timestamp', now())::text)
+$sql$;
+comment on function rag._notify_change(text, bigint, text) is 'tells channel document_changes of one document, in the payload of the earlier worker';
+
+create or replace function rag._expand_keys(source_id integer, keys text[], priority smallint) returns text[]
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _source rag.sources;
+  _locked text[];
+begin
+  select * into _source from rag.sources s where s.source_id = _expand_keys.source_id;
+
+  -- Key share, as a foreign key takes it: a row that is being deleted right now must not become a
+  -- document behind the back of its delete trigger. Rows that somebody holds are left for later.
+  execute format($sql$
+    with present as (
+      select s.%1$I::text as key, %2$s as file_path, %3$s as title, %4$s as tenant_id, %5$s as tags, %6$s as language, %7$s as metadata
+      from %8$s s
+      where s.%1$I = any ($2::%9$s[])
+      for key share of s skip locked
+    ),
+    changed as (
+      insert into rag.documents as d (source_id, document_id, source_key, file_path, title, tenant_id, tags, language, metadata)
+      select $1, %10$s, p.key, p.file_path, p.title, p.tenant_id, p.tags, p.language, p.metadata
+      from present p
+      order by p.key
+      on conflict on constraint documents_source_id_source_key_key do update
+        set generation = nextval('rag._generation_seq'), status = 'pending', retry_count = 0,
+            file_path = excluded.file_path, title = excluded.title, tenant_id = excluded.tenant_id, tags = excluded.tags,
+            language = excluded.language, metadata = excluded.metadata, updated_at = now()
+      returning d.document_id, d.file_path, d.source_key, d.xmax = 0 as is_new
+    ),
+    queued as (
+      insert into rag.ingestion_queue as q (source_id, document_id, pipeline_id, priority)
+      select $1, c.document_id, p.pipeline_id, $3
+      from changed c, rag.pipelines p
+      where p.state in ('active', 'building')
+      order by c.document_id
+      on conflict (source_id, document_id, pipeline_id) where status <> 'running' do update
+        set status = 'queued', attempts = 0, run_at = now(), priority = greatest(q.priority, excluded.priority),
+            stage = null, error_code = null, error = null, error_hint = null
+    ),
+    notified as (
+      select rag._notify_change(case when c.is_new then 'INSERT' else 'UPDATE' end, c.document_id, c.file_path)
+      from changed c
+      where rag.get('notifications') = 'on'
+    )
+    select array_agg(s.%1$I::text)
+    from %8$s s
+    where s.%1$I = any ($2::%9$s[]) and s.%1$I::text not in (select source_key from changed)
+      and (select count(*) from notified) >= 0
+    $sql$,
+    _source.key_column,
+    case when _source.path_column is null then 'null' else format('s.%I::text', _source.path_column) end,
+    case when _source.title_column is null then 'null' else format('s.%I::text', _source.title_column) end,
+    case when _source.tenant_column is null then 'null::bigint' else format('s.%I::bigint', _source.tenant_column) end,
+    case when _source.tags_column is null then 'null::text[]' else format('s.%I::text[]', _source.tags_column) end,
+    case when _source.language_column is null then 'null' else format('s.%I::text', _source.language_column) end,
+    (select format('jsonb_build_object(%s)', string_agg(format('%L, s.%I', c, c), ', ')) from unnest(_source.metadata_columns) c),
+    _source.relation,
+    rag._column_type(_source.relation, _source.key_column),
+    case when _source.assigns_ids then 'nextval(''rag._document_id_seq'')' else 'p.key::bigint' end)
+  into _locked using _expand_keys.source_id, _expand_keys.keys, _expand_keys.priority;
+  return _locked;
+end
+$plpgsql$;
+comment on function rag._expand_keys(integer, text[], smallint) is 'makes rows of a source documents with a new generation and queues them; returns the keys of rows that another transaction has locked, to be tried again';
+
+create or replace function rag._record_changes(source_id integer, keys text[], priority smallint) returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _later text[] := _record_changes.keys;
+begin
+  if cardinality(_later) <= 100 then
+    _later := rag._expand_keys(_record_changes.source_id, _later, _record_changes.priority);
+  end if;
+  if cardinality(_later) <= 10000 then
+    insert into rag._changes (source_id, keys, priority) values (_record_changes.source_id, _later, _record_changes.priority);
+  elsif _later is not null then
+    insert into rag._changes (source_id, keys, priority)
+    select _record_changes.source_id, array_agg(k), _record_changes.priority
+    from unnest(_later) with ordinality u (k, i)
+    group by (i - 1) / 10000;
+  end if;
+end
+$plpgsql$;
+comment on function rag._record_changes(integer, text[], smallint) is 'queues changed rows: at once where they are few, else through rag._changes, 10,000 keys a row';
+
+create or replace function rag._expand_changes(min_priority smallint) returns integer
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _change rag._changes;
+  _locked text[];
+begin
+  select * into _change
+    from rag._changes c
+   where c.priority >= _expand_changes.min_priority
+   order by c.priority desc, c.change_id
+   limit 1
+     for update skip locked;
+  if not found then
+    return 0;
+  end if;
+  _locked := rag._expand_keys(_change.source_id, _change.keys, _change.priority);
+  delete from rag._changes c where c.change_id = _change.change_id;
+  if _locked is not null then
+    -- To the back of the line, so that rows locked for long hold up no others.
+    insert into rag._changes (source_id, keys, priority, created_at)
+    values (_change.source_id, _locked, _change.priority, _change.created_at);
+  end if;
+  return cardinality(_change.keys) - coalesce(cardinality(_locked), 0);
+end
+$plpgsql$;
+comment on function rag._expand_changes(smallint) is 'turns one row of rag._changes into documents and jobs; returns how many, 0 where there is nothing to do';
+
+create or replace function rag._delete_documents(source_id integer, keys text[]) returns bigint
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _ids bigint[];
+begin
+  -- First the documents: this waits for a worker that is just storing one, and the next statement
+  -- then sees the chunks it stored.
+  with gone as (
+    delete from rag.documents d
+     where d.source_id = _delete_documents.source_id
+       and (_delete_documents.keys is null or d.source_key = any (_delete_documents.keys))
+    returning d.document_id, d.file_path
+  ), notified as (
+    select rag._notify_change('DELETE', g.document_id, g.file_path) from gone g where rag.get('notifications') = 'on'
+  )
+  select array_agg(g.document_id) into _ids from gone g where (select count(*) from notified) >= 0;
+
+  delete from rag.ingestion_queue q where q.source_id = _delete_documents.source_id and q.document_id = any (_ids);
+  delete from rag.document_versions v where v.source_id = _delete_documents.source_id and v.document_id = any (_ids);
+
+  with gone as (
+    delete from rag.document_chunks c
+     where c.source_id = _delete_documents.source_id
+       and (_delete_documents.keys is null or c.document_id = any (_ids))
+    returning c.pipeline_id, c.content_tsv
+  )
+  insert into rag._lexeme_changes (pipeline_id, sign, content_tsv)
+  select g.pipeline_id, -1, g.content_tsv from gone g;
+  return coalesce(cardinality(_ids), 0);
+end
+$plpgsql$;
+comment on function rag._delete_documents(integer, text[]) is 'takes documents of a source (keys null: all) out of search, with their jobs and versions; returns how many';
+
+-- The trigger functions are SECURITY DEFINER: who may change the user''s table needs no privilege on
+-- ragstone's own tables. Their only input is the source's id, which the trigger's definition fixes.
+
+create or replace function rag._after_insert() returns trigger
+  language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _source rag.sources;
+  _keys   text[];
+begin
+  select * into strict _source from rag.sources s where s.source_id = tg_argv[0]::integer;
+  execute format('select array_agg(%I::text) from new_rows', _source.key_column) into _keys;
+  if _keys is not null then
+    perform rag._record_changes(_source.source_id, _keys, 0::smallint);
+  end if;
+  return null;
+end
+$plpgsql$;
+
+create or replace function rag._after_update() returns trigger
+  language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _source  rag.sources;
+  _changed text[];
+  _gone    text[];
+begin
+  select * into strict _source from rag.sources s where s.source_id = tg_argv[0]::integer;
+  execute format(
+    'select array_agg(n.%1$I::text) from new_rows n left join old_rows o on o.%1$I = n.%1$I where o.%1$I is null or %2$s',
+    _source.key_column,
+    (select string_agg(format(case when rag._column_type(_source.relation, c) = 'json'::regtype
+                                   then 'o.%1$I::text is distinct from n.%1$I::text'
+                                   else 'o.%1$I is distinct from n.%1$I' end, c), ' or ')
+     from unnest(rag._watched_columns(_source)) c))
+  into _changed;
+  execute format(
+    'select array_agg(o.%1$I::text) from old_rows o where not exists (select from new_rows n where n.%1$I = o.%1$I)',
+    _source.key_column)
+  into _gone;
+
+  if _source.tenant_column is not null then
+    -- At once and not by a worker: what leaves a tenant must not be found by it any more.
+    execute format($sql$
+      with moved as (
+        update rag.documents d set tenant_id = n.%2$I
+        from new_rows n join old_rows o on o.%1$I = n.%1$I
+        where d.source_id = $1 and d.source_key = n.%1$I::text and o.%2$I is distinct from n.%2$I
+        returning d.document_id, d.tenant_id
+      )
+      update rag.document_chunks c set tenant_id = m.tenant_id
+      from moved m where c.source_id = $1 and c.document_id = m.document_id
+      $sql$, _source.key_column, _source.tenant_column)
+    using _source.source_id;
+  end if;
+  if _gone is not null then
+    perform rag._delete_documents(_source.source_id, _gone);
+  end if;
+  if _changed is not null then
+    perform rag._record_changes(_source.source_id, _changed, 0::smallint);
+  end if;
+  return null;
+end
+$plpgsql$;
+
+create or replace function rag._after_delete() returns trigger
+  language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _source rag.sources;
+  _keys   text[];
+begin
+  select * into strict _source from rag.sources s where s.source_id = tg_argv[0]::integer;
+  execute format('select array_agg(%I::text) from old_rows', _source.key_column) into _keys;
+  if _keys is not null then
+    perform rag._delete_documents(_source.source_id, _keys);
+  end if;
+  return null;
+end
+$plpgsql$;
+
+create or replace function rag._after_truncate() returns trigger
+  language plpgsql security definer
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+begin
+  perform rag._delete_documents(tg_argv[0]::integer, null);
+  return null;
+end
+$plpgsql$;

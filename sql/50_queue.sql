@@ -1,0 +1,484 @@
+-- The life of a job. Each function here is one short transaction of a worker.
+--
+-- A worker's session holds the advisory lock (rag._lock_class(), worker_id) for as long as it lives:
+-- the lock is the proof of life, gone with the session however that ends, so no lease has to expire.
+
+create or replace function rag._lock_class() returns integer
+  language sql immutable
+  set search_path = pg_catalog, pg_temp
+as $sql$ select 1918988147 $sql$; -- 'rags' in ASCII
+
+create or replace function rag._worker_is_alive(worker_id integer) returns boolean
+  language sql volatile
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  select exists (
+    select from pg_locks l
+    where l.locktype = 'advisory' and l.classid = rag._lock_class()::oid and l.objid = worker_id::oid and l.objsubid = 2 and l.granted
+      and l.database = (select d.oid from pg_database d where d.datname = current_database()))
+$sql$;
+comment on function rag._worker_is_alive(integer) is 'whether the session of a worker still holds its lock';
+
+create or replace function rag._register_worker() returns integer
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _worker_id integer := nextval('rag._worker_id_seq');
+begin
+  perform pg_advisory_lock(rag._lock_class(), _worker_id);
+  delete from rag.workers w where not rag._worker_is_alive(w.worker_id);
+  insert into rag.workers (worker_id, pid) values (_worker_id, pg_backend_pid());
+  return _worker_id;
+end
+$plpgsql$;
+comment on function rag._register_worker() is 'announces this session as a worker and takes the lock that proves it alive';
+
+create or replace function rag._report_worker(worker_id integer, state text, documents integer, chunks integer, tokens bigint) returns boolean
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _worker rag.workers;
+begin
+  select * into _worker from rag.workers w where w.worker_id = _report_worker.worker_id;
+  -- An idle worker asks several times a second: it writes only what has changed.
+  if (_worker.state, 0, 0) is distinct from (_report_worker.state, _report_worker.documents, _report_worker.chunks) then
+    update rag.workers w
+       set state = _report_worker.state, documents = w.documents + _report_worker.documents,
+           chunks = w.chunks + _report_worker.chunks, tokens = w.tokens + _report_worker.tokens
+     where w.worker_id = _report_worker.worker_id;
+  end if;
+  return coalesce(_worker.stop_requested, true);
+end
+$plpgsql$;
+comment on function rag._report_worker(integer, text, integer, integer, bigint) is 'adds what a worker has done since its last report; returns whether it shall stop';
+
+create or replace function rag._leave_worker(worker_id integer) returns void
+  language sql
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  delete from rag.workers w where w.worker_id = _leave_worker.worker_id;
+  select pg_advisory_unlock(rag._lock_class(), _leave_worker.worker_id);
+$sql$;
+
+create or replace function rag._retry_delay(attempts integer) returns interval
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  -- Up to a tenth more, so that what failed together does not come back together.
+  select delays[least(greatest(attempts, 1), cardinality(delays))] * (1 + random() / 10) * interval '1 second'
+  from (select string_to_array(rag.get('retry_delays_s'), ',')::float[] as delays) s
+$sql$;
+comment on function rag._retry_delay(integer) is 'how long to wait after so many attempts';
+
+create or replace function rag._record_failure(
+    job rag.ingestion_queue, stage text, code text, message text, hint text, permanent boolean)
+  returns text
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _dead boolean := permanent or job.attempts >= rag.get('max_attempts')::integer;
+begin
+  -- In the order of everyone else: the document before its jobs.
+  update rag.documents d
+     set status = 'failed', retry_count = job.attempts, error_code = code, last_error = message, error_hint = hint, updated_at = now()
+    from rag.pipelines p
+   where d.source_id = job.source_id and d.document_id = job.document_id
+     and p.pipeline_id = job.pipeline_id and p.state = 'active';
+
+  delete from rag.ingestion_queue q
+   where q.job_id = job.job_id
+     and exists (select from rag.ingestion_queue w
+                 where (w.source_id, w.document_id, w.pipeline_id) = (job.source_id, job.document_id, job.pipeline_id)
+                   and w.status <> 'running');
+  if found then
+    -- The document changed meanwhile: the failure was that of an older state.
+    update rag.documents d set status = 'pending'
+    where d.source_id = job.source_id and d.document_id = job.document_id and d.status = 'failed';
+    return 'superseded';
+  end if;
+
+  update rag.ingestion_queue q
+     set status = case when _dead then 'dead' else 'queued' end,
+         run_at = now() + rag._retry_delay(job.attempts),
+         worker_id = null, stage = _record_failure.stage, error_code = code, error = message, error_hint = hint
+   where q.job_id = job.job_id;
+  return case when _dead then 'dead' else 'queued' end;
+end
+$plpgsql$;
+comment on function rag._record_failure(rag.ingestion_queue, text, text, text, text, boolean) is 'ends a running job as queued again or dead, with the reason on it and on its document';
+
+create or replace function rag._free_jobs_of_dead_workers() returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _job rag.ingestion_queue;
+begin
+  for _job in
+    select * from rag.ingestion_queue q
+    where q.status = 'running' and not rag._worker_is_alive(q.worker_id)
+    order by q.source_id, q.document_id
+    for update skip locked
+  loop
+    if _job.attempts > 1 then
+      perform rag._record_failure(_job, 'worker', 'worker_died', 'the worker died while it had this document',
+        'It was tried alone, so the document is the likely cause: look into the server''s log at the time.', false);
+    else
+      -- One of a batch, most likely innocent: try it at once. With its attempt counted it is claimed
+      -- alone (see rag._claim_jobs), so the one that kills workers takes no other with it again.
+      delete from rag.ingestion_queue q
+       where q.job_id = _job.job_id
+         and exists (select from rag.ingestion_queue w
+                     where (w.source_id, w.document_id, w.pipeline_id) = (_job.source_id, _job.document_id, _job.pipeline_id)
+                       and w.status <> 'running');
+      update rag.ingestion_queue q set status = 'queued', worker_id = null where q.job_id = _job.job_id;
+    end if;
+  end loop;
+end
+$plpgsql$;
+comment on function rag._free_jobs_of_dead_workers() is 'makes jobs of vanished workers claimable again, or dead after their attempts';
+
+create or replace function rag._claim_jobs(worker_id integer, max_jobs integer)
+  returns table (job_id bigint, source_id integer, document_id bigint, source_key text, generation bigint, pipeline_id integer,
+                 attempts smallint, file_path text, title text, language text, has_content boolean)
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+begin
+  perform rag._free_jobs_of_dead_workers();
+  return query
+    with candidates as (
+      select q.job_id, q.attempts, q.priority, q.run_at
+        from rag.ingestion_queue q
+       where q.status = 'queued' and q.run_at <= now()
+         and not exists (select from rag.ingestion_queue r
+                         where r.status = 'running'
+                           and (r.source_id, r.document_id, r.pipeline_id) = (q.source_id, q.document_id, q.pipeline_id))
+       order by q.priority desc, q.run_at, q.job_id
+       limit _claim_jobs.max_jobs
+         for update skip locked
+    ), ordered as (
+      -- A job that was tried before is taken alone: see rag._free_jobs_of_dead_workers().
+      select c.job_id, row_number() over w as position, bool_or(c.attempts > 0) over w as met_retry
+        from candidates c
+      window w as (order by c.priority desc, c.run_at, c.job_id)
+    ), claimed as (
+      update rag.ingestion_queue q
+         set status = 'running', worker_id = _claim_jobs.worker_id, attempts = q.attempts + 1, started_at = now()
+        from ordered o
+       where q.job_id = o.job_id and (o.position = 1 or not o.met_retry)
+      returning q.*
+    )
+    select c.job_id, c.source_id, c.document_id, d.source_key, d.generation, c.pipeline_id,
+           c.attempts, d.file_path, d.title, d.language, s.content_column is not null
+      from claimed c
+      join rag.documents d on d.source_id = c.source_id and d.document_id = c.document_id
+      join rag.sources s on s.source_id = c.source_id
+     order by c.pipeline_id, c.job_id;
+end
+$plpgsql$;
+comment on function rag._claim_jobs(integer, integer) is 'gives a worker jobs to do, with their attempt counted; the caller commits before the work';
+
+create or replace function rag._give_back_jobs(worker_id integer) returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+begin
+  delete from rag.ingestion_queue q
+   where q.worker_id = _give_back_jobs.worker_id
+     and exists (select from rag.ingestion_queue w
+                 where (w.source_id, w.document_id, w.pipeline_id) = (q.source_id, q.document_id, q.pipeline_id)
+                   and w.status <> 'running');
+  update rag.ingestion_queue q
+     set status = 'queued', worker_id = null, attempts = q.attempts - 1
+   where q.worker_id = _give_back_jobs.worker_id;
+end
+$plpgsql$;
+comment on function rag._give_back_jobs(integer) is 'jobs a worker claimed and did not get to, as if it never had';
+
+create or replace function rag._source_content(source_id integer, source_key text) returns bytea
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _source  rag.sources;
+  _content bytea;
+begin
+  select * into strict _source from rag.sources s where s.source_id = _source_content.source_id;
+  execute format(case when rag._column_type(_source.relation, _source.content_column) = 'bytea'::regtype
+                      then 'select s.%I from %s s where s.%I = $1::%s'
+                      else 'select convert_to(s.%I, ''UTF8'') from %s s where s.%I = $1::%s' end,
+                 _source.content_column, _source.relation, _source.key_column,
+                 rag._column_type(_source.relation, _source.key_column))
+  into _content using _source_content.source_key;
+  return _content;
+end
+$plpgsql$;
+comment on function rag._source_content(integer, text) is 'the document itself, of a source that keeps it in a column';
+
+create or replace function rag._fingerprint(sha256 bytea, title text, language text, pipeline rag.pipelines) returns bytea
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  select sha256(_fingerprint.sha256 || convert_to(json_build_array(
+    -- Raise the number when extraction or chunking changes what comes out of the same file.
+    1,
+    title, language, encode(m.sha256, 'hex'), pipeline.chunk_strategy, pipeline.chunk_size, pipeline.chunk_overlap,
+    pipeline.chunk_unit, pipeline.embed_template, pipeline.text_search_config)::text, 'UTF8'))
+  from rag.models m where m.name = pipeline.model
+$sql$;
+comment on function rag._fingerprint(bytea, text, text, rag.pipelines) is 'sha256 over all that a document''s chunks depend on';
+
+create or replace function rag._finish_job(job rag.ingestion_queue, outcome text) returns void
+  language sql
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  delete from rag.ingestion_queue q where q.job_id = job.job_id;
+  insert into rag.job_history (job_id, source_id, document_id, pipeline_id, operation, outcome, attempts, worker_id, created_at, started_at)
+  values (job.job_id, job.source_id, job.document_id, job.pipeline_id, job.operation, outcome, job.attempts, job.worker_id,
+          job.created_at, job.started_at);
+$sql$;
+comment on function rag._finish_job(rag.ingestion_queue, text) is 'moves a job from the queue to the history';
+
+create or replace function rag._fenced_job(job_id bigint, worker_id integer, generation bigint) returns rag.ingestion_queue
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _job     rag.ingestion_queue;
+  _current bigint;
+begin
+  select * into _job from rag.ingestion_queue q
+  where q.job_id = _fenced_job.job_id and q.worker_id = _fenced_job.worker_id;
+  if not found then
+    return null;
+  end if;
+  -- The document is locked before its job, by everyone, or they could wait for each other.
+  select d.generation into _current from rag.documents d
+  where d.source_id = _job.source_id and d.document_id = _job.document_id
+  for no key update;
+  select * into _job from rag.ingestion_queue q
+  where q.job_id = _fenced_job.job_id and q.worker_id = _fenced_job.worker_id
+  for update;
+  if _job.job_id is null then
+    return null;
+  end if;
+  if _current is distinct from _fenced_job.generation then
+    perform rag._finish_job(_job, 'superseded');
+    return null;
+  end if;
+  return _job;
+end
+$plpgsql$;
+comment on function rag._fenced_job(bigint, integer, bigint) is 'the job, with its document locked, if it is still this worker''s and the document still that of the claim; else null, and an outdated job is over';
+
+create or replace function rag._finish_if_unchanged(job_id bigint, worker_id integer, generation bigint, sha256 bytea) returns boolean
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _job      rag.ingestion_queue;
+  _document rag.documents;
+  _pipeline rag.pipelines;
+begin
+  perform from rag.ingestion_queue q
+    join rag.documents d on d.source_id = q.source_id and d.document_id = q.document_id
+    join rag.pipelines p on p.pipeline_id = q.pipeline_id
+    join rag.document_versions v on v.source_id = q.source_id and v.document_id = q.document_id
+                                and v.pipeline_id = q.pipeline_id and v.state = 'ready'
+   where q.job_id = _finish_if_unchanged.job_id
+     and v.fingerprint = rag._fingerprint(_finish_if_unchanged.sha256, d.title, d.language, p);
+  if not found then
+    return false;
+  end if;
+  _job := rag._fenced_job(_finish_if_unchanged.job_id, _finish_if_unchanged.worker_id, _finish_if_unchanged.generation);
+  if _job.job_id is null then
+    return true;
+  end if;
+
+  update rag.documents d
+     set status = 'completed', error_code = null, last_error = null, error_hint = null, processed_at = now()
+   where d.source_id = _job.source_id and d.document_id = _job.document_id
+  returning * into _document;
+  update rag.document_chunks c
+     set tags = _document.tags, tenant_id = _document.tenant_id, updated_at = now()
+   where c.pipeline_id = _job.pipeline_id and c.source_id = _job.source_id and c.document_id = _job.document_id
+     and (c.tags is distinct from _document.tags or c.tenant_id is distinct from _document.tenant_id);
+  perform rag._finish_job(_job, 'unchanged');
+  return true;
+end
+$plpgsql$;
+comment on function rag._finish_if_unchanged(bigint, integer, bigint, bytea) is 'ends a job whose document has the chunks it would get; false where there is work to do';
+
+create or replace function rag._stored_hashes(job_id bigint) returns setof bytea
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  select c.content_hash
+  from rag.ingestion_queue q
+  join rag.document_chunks c on c.pipeline_id = q.pipeline_id and c.source_id = q.source_id and c.document_id = q.document_id
+  where q.job_id = _stored_hashes.job_id
+$sql$;
+comment on function rag._stored_hashes(bigint) is 'hashes of the chunks a job''s document has now, whose vectors can be kept';
+
+create or replace function rag._lexeme_index(lexeme text) returns integer
+  language sql immutable strict parallel safe
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  -- hashtext() is not promised to be the same in the next version; md5 is. 28 bits: from 1 to 2^28.
+  select ('x' || left(md5(lexeme), 7))::bit(28)::integer + 1
+$sql$;
+comment on function rag._lexeme_index(text) is 'position of a lexeme in BM25 vectors, from 1 to 2^28';
+
+create or replace function rag._bm25_weights(content_tsv tsvector, average_length real) returns sparsevec
+  language plpgsql immutable parallel safe
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+begin
+  -- tf · (k1 + 1) / (tf + k1 · (1 − b + b · length / average)), k1 = 1.2, b = 0.75: Robertson and
+  -- Zaragoza, The Probabilistic Relevance Framework: BM25 and Beyond, 2009.
+  return (
+    select '{' || coalesce(string_agg(w.index || ':' || w.weight, ',' order by w.index), '') || '}/268435456'
+    from (
+      select rag._lexeme_index(t.lexeme) as index,
+             max((t.tf * 2.2 / (t.tf + 1.2 * (0.25 + 0.75 * t.length / average_length)))::real) as weight
+      from (select u.lexeme, cardinality(u.positions)::real as tf, sum(cardinality(u.positions)) over () as length
+            from unnest(content_tsv) u) t
+      group by 1
+    ) w
+  );
+end
+$plpgsql$;
+comment on function rag._bm25_weights(tsvector, real) is 'BM25 weight of every lexeme of a chunk, without its idf';
+
+create or replace function rag._to_vector(literal text) returns vector
+  language plpgsql immutable parallel safe
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+begin
+  -- The assignment converts by the type's input function, wherever pgvector's schema is.
+  return literal;
+end
+$plpgsql$;
+comment on function rag._to_vector(text) is 'a vector from its text form';
+
+create or replace function rag._store_document(
+    job_id bigint, worker_id integer, generation bigint, document json, chunks json)
+  returns text
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _job       rag.ingestion_queue := rag._fenced_job(_store_document.job_id, _store_document.worker_id, _store_document.generation);
+  _pipeline  rag.pipelines;
+  _document  rag.documents;
+  _average   real;
+  _sha256    bytea := decode(_store_document.document ->> 'sha256', 'hex');
+  _total     integer;
+  _reused    integer;
+  _tokens    integer;
+begin
+  if _job.job_id is null then
+    return 'superseded';
+  end if;
+  select * into strict _pipeline from rag.pipelines p where p.pipeline_id = _job.pipeline_id;
+  select * into strict _document from rag.documents d where d.source_id = _job.source_id and d.document_id = _job.document_id;
+  select s.average_length into strict _average from rag._pipeline_statistics s where s.pipeline_id = _job.pipeline_id;
+
+  with incoming as materialized (
+    select i.*, decode(i.hash, 'hex') as content_hash
+    from json_to_recordset(_store_document.chunks)
+      as i (chunk_index integer, content text, char_count integer, token_count integer,
+            page_number integer, section text, hash text, embedding text)
+  ), old as materialized (
+    select c.chunk_index, c.content_hash, c.embedding, c.page_number, c.section, c.tags, c.tenant_id
+    from rag.document_chunks c
+    where c.pipeline_id = _job.pipeline_id and c.source_id = _job.source_id and c.document_id = _job.document_id
+  ), kept as materialized (
+    -- The same in the same place is not even written, which spares the indexes.
+    select i.chunk_index
+    from incoming i
+    join old o on o.chunk_index = i.chunk_index and o.content_hash = i.content_hash
+              and o.page_number is not distinct from i.page_number and o.section is not distinct from i.section
+    where o.tags is not distinct from _document.tags and o.tenant_id is not distinct from _document.tenant_id
+  ), removed as (
+    delete from rag.document_chunks c
+     where c.pipeline_id = _job.pipeline_id and c.source_id = _job.source_id and c.document_id = _job.document_id
+       and c.chunk_index not in (select k.chunk_index from kept k)
+    returning c.content_tsv
+  ), inserted as (
+    insert into rag.document_chunks as c
+      (pipeline_id, source_id, document_id, tenant_id, chunk_index, content, char_count, token_count,
+       content_tsv, content_bm25, embedding, page_number, section, tags, content_hash)
+    select _job.pipeline_id, _job.source_id, _job.document_id, _document.tenant_id,
+           i.chunk_index, i.content, i.char_count, i.token_count, t.tsv, rag._bm25_weights(t.tsv, _average),
+           case when i.embedding is not null then rag._to_vector(i.embedding)
+                else (select o.embedding from old o where o.content_hash = i.content_hash limit 1) end,
+           i.page_number, i.section, _document.tags, i.content_hash
+    from incoming i
+    cross join lateral (select to_tsvector(_pipeline.text_search_config::regconfig, i.content) as tsv) t
+    where i.chunk_index not in (select k.chunk_index from kept k)
+      -- Counted, so that they are gone before their chunk_index is taken again.
+      and (select count(*) from removed) >= 0
+    returning c.content_tsv
+  ), noted as (
+    insert into rag._lexeme_changes (pipeline_id, sign, content_tsv)
+    select _job.pipeline_id, -1, r.content_tsv from removed r
+    union all
+    select _job.pipeline_id, 1, n.content_tsv from inserted n
+  )
+  select count(*), count(*) filter (where i.embedding is null),
+         coalesce(sum(i.token_count) filter (where i.embedding is not null), 0)
+    into _total, _reused, _tokens
+    from incoming i;
+
+  update rag.document_versions v
+     set state = 'superseded'
+   where v.source_id = _job.source_id and v.document_id = _job.document_id and v.pipeline_id = _job.pipeline_id and v.state = 'ready';
+  insert into rag.document_versions
+    (source_id, document_id, pipeline_id, generation, state, sha256, fingerprint, chunks, chunks_reused, tokens, started_at, duration_ms)
+  values (_job.source_id, _job.document_id, _job.pipeline_id, _store_document.generation, 'ready', _sha256,
+          rag._fingerprint(_sha256, _document.title, _document.language, _pipeline), _total, _reused, _tokens,
+          _job.started_at, extract(epoch from clock_timestamp() - _job.started_at) * 1000);
+  update rag.documents d
+     set status       = case when _pipeline.state = 'active' then 'completed' else d.status end,
+         chunks       = case when _pipeline.state = 'active' then _total else d.chunks end,
+         sha256       = _sha256,
+         file_size    = (_store_document.document ->> 'size')::bigint,
+         mime_type    = _store_document.document ->> 'mime_type',
+         extracted    = (_store_document.document -> 'extracted')::jsonb,
+         error_code   = null, last_error = null, error_hint = null, started_at = _job.started_at, processed_at = now()
+   where d.source_id = _job.source_id and d.document_id = _job.document_id;
+  perform rag._finish_job(_job, 'done');
+  return 'done';
+end
+$plpgsql$;
+comment on function rag._store_document(bigint, integer, bigint, json, json) is 'swaps in the chunks of a job''s document and ends the job, in one transaction; returns done, or superseded where the document changed meanwhile and nothing was stored';
+
+create or replace function rag._fail_job(
+    job_id bigint, worker_id integer, generation bigint, stage text, code text, message text, hint text, permanent boolean)
+  returns text
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _job     rag.ingestion_queue := rag._fenced_job(_fail_job.job_id, _fail_job.worker_id, _fail_job.generation);
+  _outcome text;
+begin
+  if _job.job_id is null then
+    return 'superseded';
+  end if;
+  _outcome := rag._record_failure(_job, _fail_job.stage, _fail_job.code, _fail_job.message, _fail_job.hint, _fail_job.permanent);
+  if _outcome = 'dead' then
+    insert into rag.document_versions
+      (source_id, document_id, pipeline_id, generation, state, error, started_at, duration_ms)
+    values (_job.source_id, _job.document_id, _job.pipeline_id, _fail_job.generation, 'failed', _fail_job.message,
+            _job.started_at, extract(epoch from clock_timestamp() - _job.started_at) * 1000);
+  end if;
+  return _outcome;
+end
+$plpgsql$;
+comment on function rag._fail_job(bigint, integer, bigint, text, text, text, text, boolean) is 'records the failure of a job in a transaction of its own; returns queued (it is tried again), dead or superseded';

@@ -1,0 +1,140 @@
+-- Workers: by hand, and through pg_cron.
+
+create or replace procedure rag.drain(run_for interval default '0', max_documents bigint default null)
+  language plpython3u
+as $python$
+@boot@
+from ragstone.worker import drain
+drain(plpy, run_for, max_documents)
+$python$;
+comment on procedure rag.drain(interval, bigint) is 'works off the queue in this session, and returns when it is empty and run_for has passed, or after max_documents. It commits as it goes, so it cannot run inside a transaction block. Cancelled, it gives back what it has not done';
+
+create or replace function rag._refresh_statistics() returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _statistics rag._pipeline_statistics;
+  _chunks     bigint;
+  _average    real;
+begin
+  -- One at a time: folding is what would make a few common lexemes hot rows.
+  if not pg_try_advisory_xact_lock(rag._lock_class(), 0) then
+    return;
+  end if;
+  with taken as (
+    delete from rag._lexeme_changes c
+     where c.ctid = any (array(select l.ctid from rag._lexeme_changes l limit 5000))
+    returning c.*
+  ), lexemes as (
+    select t.pipeline_id, u.lexeme, sum(t.sign) as chunks, sum(t.sign * cardinality(u.positions)) as occurrences
+      from taken t, unnest(t.content_tsv) u
+     group by 1, 2
+  ), counted as (
+    select l.* from lexemes l
+    union all
+    select t.pipeline_id, '', t.chunks, coalesce((select sum(l.occurrences) from lexemes l where l.pipeline_id = t.pipeline_id), 0)
+      from (select t.pipeline_id, sum(t.sign) as chunks from taken t group by 1) t
+  )
+  insert into rag._lexemes as l (pipeline_id, lexeme, chunks, occurrences)
+  select c.pipeline_id, c.lexeme, c.chunks, c.occurrences from counted c where (c.chunks, c.occurrences) <> (0, 0)
+  on conflict on constraint _lexemes_pkey do update
+    set chunks = l.chunks + excluded.chunks, occurrences = l.occurrences + excluded.occurrences;
+
+  for _statistics in select * from rag._pipeline_statistics order by pipeline_id loop
+    select l.chunks, l.occurrences::real / nullif(l.chunks, 0) into _chunks, _average
+    from rag._lexemes l where l.pipeline_id = _statistics.pipeline_id and l.lexeme = '';
+
+    -- The sample is drawn anew each time the corpus has doubled or halved.
+    if _chunks > 0 and (_chunks >= 2 * _statistics.background_chunks or 2 * _chunks < _statistics.background_chunks) then
+      delete from rag._background b where b.pipeline_id = _statistics.pipeline_id;
+      insert into rag._background (pipeline_id, embedding)
+      select c.pipeline_id, c.embedding
+      from rag.document_chunks c
+      where c.pipeline_id = _statistics.pipeline_id and random() < 2048.0 / _chunks
+      order by random()
+      limit 256;
+      update rag._pipeline_statistics s set background_chunks = _chunks where s.pipeline_id = _statistics.pipeline_id;
+    end if;
+
+    -- The stored weights hold the average length as it was: they are made anew when it is off by more
+    -- than a sixth, while that is cheap.
+    if _chunks between 64 and 20000 and abs(_average / _statistics.average_length - 1) > 1.0 / 6 then
+      update rag._pipeline_statistics s set average_length = _average where s.pipeline_id = _statistics.pipeline_id;
+      update rag.document_chunks c set content_bm25 = rag._bm25_weights(c.content_tsv, _average)
+      where c.pipeline_id = _statistics.pipeline_id;
+    end if;
+  end loop;
+end
+$plpgsql$;
+comment on function rag._refresh_statistics() is 'brings document frequencies, average length and background sample up to date with the chunks, up to 5,000 changes at once; does nothing while another session is at it';
+
+create or replace function rag._worker_job_name(number integer) returns text
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$ select format('ragstone worker %s in %s', number, current_database()) $sql$;
+
+create or replace function rag.start_workers(workers integer default 1) returns integer
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _cron_database text := current_setting('cron.database_name', true);
+  _command       text := format('call rag.drain(run_for => interval %L)', rag.get('worker_lifetime_s') || ' s');
+begin
+  if start_workers.workers is null or start_workers.workers not between 1 and 64 then
+    raise exception 'the number of workers is from 1 to 64, not %', start_workers.workers
+      using errcode = 'invalid_parameter_value',
+            hint    = 'One worker keeps one core busy. Type, for two: select rag.start_workers(2);';
+  end if;
+  if _cron_database is null then
+    raise exception 'pg_cron is not loaded'
+      using errcode = 'object_not_in_prerequisite_state',
+            detail  = 'Workers are started by pg_cron.',
+            hint    = format('Put into postgresql.conf: shared_preload_libraries = ''pg_cron'', cron.database_name = %L, cron.use_background_workers = on; then restart the server. Until then, work the queue off by hand: call rag.drain();', current_database());
+  end if;
+  if _cron_database <> current_database() then
+    raise exception 'pg_cron runs in database "%", not in "%"', _cron_database, current_database()
+      using errcode = 'object_not_in_prerequisite_state',
+            hint    = format('In database "%s" type: select cron.schedule_in_database(%L, ''* * * * *'', %L, %L);',
+                             _cron_database, rag._worker_job_name(1), _command, current_database());
+  end if;
+  if not exists (select from pg_extension e where e.extname = 'pg_cron') then
+    create extension pg_cron;
+  end if;
+
+  perform cron.unschedule(j.jobid) from cron.job j
+  where j.jobname like 'ragstone worker %' and j.database = current_database()
+    and j.jobname <> all (select rag._worker_job_name(n) from generate_series(1, start_workers.workers) n);
+  perform cron.schedule(rag._worker_job_name(n), '* * * * *', _command) from generate_series(1, start_workers.workers) n;
+  update rag.workers w set stop_requested = true
+  where w.worker_id in (select x.worker_id from rag.workers x order by x.worker_id offset start_workers.workers);
+  return start_workers.workers;
+end
+$plpgsql$;
+comment on function rag.start_workers(integer) is 'schedules this many workers with pg_cron, in place of those before; they begin at the next full minute. Raises 22023 for a number outside 1 to 64, 55000 where pg_cron is not loaded or runs in another database';
+
+create or replace function rag.stop_workers() returns integer
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _stopped integer := 0;
+begin
+  if exists (select from pg_extension e where e.extname = 'pg_cron') then
+    select count(cron.unschedule(j.jobid)) into _stopped from cron.job j
+    where j.jobname like 'ragstone worker %' and j.database = current_database();
+  end if;
+  update rag.workers w set stop_requested = true;
+  return _stopped;
+end
+$plpgsql$;
+comment on function rag.stop_workers() is 'ends all workers, each after the documents it has claimed; returns how many pg_cron jobs were taken away';
+
+create or replace view rag.worker_activity as
+  select w.worker_id, w.pid, case when w.stop_requested then 'stopping' else w.state end as state,
+         date_trunc('second', clock_timestamp() - w.started_at) as up, w.documents, w.chunks, w.tokens,
+         (select count(*) from rag.ingestion_queue q where q.worker_id = w.worker_id) as claimed
+  from rag.workers w
+  where rag._worker_is_alive(w.worker_id);
+comment on view rag.worker_activity is 'workers that are alive, and what each has done since it started';
