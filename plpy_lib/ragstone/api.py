@@ -1,0 +1,57 @@
+"""What SQL functions call, and the models they share within a session."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from pathlib import Path
+from typing import Any
+
+import ragstone
+from ragstone.db import Database, Model
+from ragstone.embed import Embedder, vector_literal
+
+_embedders: dict[Path, Embedder] = {}
+
+
+def model_dir(model: Model) -> Path:
+    """Folder of a model's files."""
+    return ragstone.INSTALL_DIR / "models" / model.location
+
+
+def embedder(model: Model) -> Embedder:
+    """The model, loaded once a session; raises what loading raises."""
+    path = model_dir(model)
+    if path not in _embedders:
+        _embedders[path] = Embedder.load(path)
+    return _embedders[path]
+
+
+def check_folder(path: str) -> str | None:
+    """Why the server cannot read documents from the folder, or None where it can."""
+    folder = Path(path)
+    if not folder.is_absolute():
+        return "it is an absolute path, such as /srv/documents"
+    if not folder.exists():
+        return "there is no such folder on the server"
+    if not folder.is_dir():
+        return "it is a file, not a folder"
+    if not os.access(folder, os.R_OK | os.X_OK):
+        return f"the server's account ({getpass.getuser()}) may not read it"
+    return None
+
+
+def embed(plpy: Any, content: str, model_name: str) -> str:
+    """The vector of one text in pgvector's text form; what is too long is cut, with a notice."""
+    db = Database(plpy)
+    model = db.model(model_name)
+    loaded = embedder(model)
+    # A token has a character or more, and rarely more than 16.
+    if len(content) > loaded.max_tokens - 2:
+        if loaded.count_tokens(content[: 16 * loaded.max_tokens]) > loaded.max_tokens:
+            db.notice(
+                f"the model reads only the first {loaded.max_tokens} tokens of this text",
+                hint="Ask a shorter question, or embed the text in pieces.",
+            )
+    (vector,) = loaded.embed([content], check=db.check, truncate=True)
+    return vector_literal(vector)

@@ -1,0 +1,187 @@
+"""The program that reads one document after another and can do nothing else.
+
+Started by `sandbox.py` as `python -I -S -B child.py`, its socket as standard input. It talks only
+over that socket: see `protocol.py`.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:  # nothing of the package may be imported before the limits are set
+    from ragstone.extract.model import Extracted
+    from ragstone.protocol import Extraction, ExtractRequest
+    from ragstone.tokens import Tokenizer
+
+OUT_OF_MEMORY_EXIT = 113
+
+
+def main() -> NoReturn:
+    """Confine this process, then serve until the other end hangs up."""
+    # The backend may have had signals blocked or ignored when it started this process.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in (signal.SIGALRM, signal.SIGXCPU, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    channel = socket.socket(fileno=os.dup(0))
+    first = json.loads(receive(channel)[0])
+    sys.path[:0] = [str(Path(__file__).resolve().parent.parent), *first["library_paths"]]
+    from ragstone.confine import confine
+
+    readable = [str(Path(__file__).resolve().parent), *first["library_paths"], *first["readable"]]
+    # Opened now, since nothing in /proc can be afterwards. getrusage is no help: across vfork and
+    # exec its peak is the parent's, shared buffers included.
+    statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+    protections = confine(first["memory_bytes"], first["parent_pid"], readable)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    answer(channel, {"protections": protections})
+    serve(channel, statm)
+
+
+def serve(channel: socket.socket, statm: int) -> NoReturn:
+    """Documents, one by one; `statm` is the open file in which the kernel counts our pages."""
+    from ragstone.confine import allow_time, stop_time
+
+    while True:
+        body, fd = receive(channel)
+        message = json.loads(body)
+        limits = message["limits"]
+        allow_time(limits["cpu_seconds"], limits["wall_seconds"])
+        try:
+            reply = work(message, fd)
+        except MemoryError:
+            # Nothing can be relied on now, not even that the answer could be put together.
+            os._exit(OUT_OF_MEMORY_EXIT)
+        finally:
+            if fd is not None:
+                os.close(fd)
+        pages = int(os.pread(statm, 200, 0).split()[1])
+        reply["resident_bytes"] = pages * resource.getpagesize()
+        data = encode_or_die(reply)
+        stop_time()
+        channel.sendall(data)
+
+
+def work(message: dict[str, Any], fd: int | None) -> dict[str, Any]:
+    """Extract and chunk one document; every failure but want of memory becomes an answer."""
+    from ragstone.errors import DocumentError, Stage
+    from ragstone.extract import extract
+    from ragstone.protocol import extraction_to_dict, request_from_dict
+
+    stage: Stage = "extract"
+    try:
+        request = request_from_dict(message)
+        found = extract(read_all(fd), request.file_name, request.limits)
+        stage = "chunk"
+        return {"document": extraction_to_dict(passages(found, request))}
+    except MemoryError:
+        raise
+    except DocumentError as error:
+        return {"error": error.to_dict()}
+    except Exception as error:
+        code = "damaged" if stage == "extract" else "internal"
+        what = "cannot be read" if stage == "extract" else "could not be split into passages"
+        return {
+            "error": DocumentError(
+                code,
+                f"the document {what}",
+                detail=f"{type(error).__name__}: {error}",
+                stage=stage,
+            ).to_dict()
+        }
+
+
+_tokenizers: dict[Path, Tokenizer] = {}
+
+
+def passages(found: Extracted, request: ExtractRequest) -> Extraction:
+    """Split what was extracted; raises DocumentError too_many_chunks, no_text."""
+    from ragstone.chunk import chunk
+    from ragstone.errors import DocumentError
+    from ragstone.protocol import Extraction
+    from ragstone.tokens import Tokenizer
+
+    if request.tokenizer_path not in _tokenizers:
+        _tokenizers[request.tokenizer_path] = Tokenizer.load(request.tokenizer_path)
+    title = request.title or found.title
+    chunks = chunk(found.blocks, request.chunk_spec, _tokenizers[request.tokenizer_path], title)
+    if len(chunks) > request.limits.max_chunks:
+        raise DocumentError(
+            "too_many_chunks",
+            "the document makes more chunks than the limit max_chunks",
+            detail=f"It makes {len(chunks):,}; the limit is {request.limits.max_chunks:,}.",
+            hint="Split the document, enlarge the chunks, or raise the limit.",
+            stage="chunk",
+        )
+    return Extraction(
+        mime_type=found.mime_type,
+        title=title,
+        author=found.author,
+        language=request.language or found.language,
+        created=found.created,
+        metadata=found.metadata,
+        pages=found.pages,
+        partial=found.partial,
+        chunks=tuple(chunks),
+    )
+
+
+def read_all(fd: int | None) -> bytes:
+    if fd is None:
+        raise ValueError("no file came with the request")
+    parts = []
+    position = 0
+    while part := os.pread(fd, 1 << 24, position):
+        parts.append(part)
+        position += len(part)
+    return b"".join(parts)
+
+
+def encode_or_die(reply: dict[str, Any]) -> bytes:
+    from ragstone.protocol import encode
+
+    try:
+        return encode(reply)
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY_EXIT)
+
+
+def answer(channel: socket.socket, message: dict[str, Any]) -> None:
+    body = json.dumps(message).encode()
+    channel.sendall(len(body).to_bytes(4, "big") + body)
+
+
+def receive(channel: socket.socket) -> tuple[bytes, int | None]:
+    """One message and the descriptor that came with it; exits when the other end has hung up."""
+    handles = array.array("i")
+    head, ancillary, _, _ = channel.recvmsg(4, socket.CMSG_LEN(handles.itemsize))
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            handles.frombytes(data[: handles.itemsize])
+    if not head:
+        os._exit(0)
+    head += receive_exactly(channel, 4 - len(head))
+    body = receive_exactly(channel, int.from_bytes(head, "big"))
+    return body, handles[0] if handles else None
+
+
+def receive_exactly(channel: socket.socket, size: int) -> bytes:
+    parts = []
+    while size:
+        part = channel.recv(size)
+        if not part:
+            os._exit(0)
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,282 @@
+"""Split a document's blocks into passages of a size that a model and a reader can take."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal, Protocol
+
+from .extract.model import Block
+
+# semantic-text-splitter takes time with the square of what it is given without a line break
+# (measured: 0.06 s for 100 kB, 5.4 s for 1 MB), so it is given this much at a time.
+_WINDOW = 4_096
+# Sections shorter than this share of the size may share a chunk with the next one.
+_TINY = 3
+# A title or section path longer than this is shortened in the text that is embedded.
+_MAX_LABEL = 200
+# The least that any text can be split to.
+_MIN_ROOM = 8
+
+
+@dataclass(frozen=True)
+class ChunkSpec:
+    """How to split. `size` and `overlap` count `unit`s of content; `max_tokens` is the model's.
+
+    The defaults of 512 characters with 50 overlap are those of the system this one replaces.
+    `template` makes the text to embed from `{title}`, `{section}` and `{content}`. Raises
+    ValueError for values that make no sense.
+    """
+
+    strategy: str = "recursive"
+    size: int = 512
+    overlap: int = 50
+    unit: Literal["characters", "tokens"] = "characters"
+    max_tokens: int = 256
+    template: str = "{content}"
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise ValueError(
+                f"unknown chunk strategy {self.strategy!r}; there are {', '.join(STRATEGIES)}"
+            )
+        if self.unit not in ("characters", "tokens"):
+            raise ValueError(f"unit is characters or tokens, not {self.unit!r}")
+        if self.strategy == "fixed" and self.unit != "characters":
+            raise ValueError("the strategy fixed counts characters")
+        if self.size < 16 or not 0 <= self.overlap <= self.size // 2:
+            raise ValueError("size must be at least 16, overlap between 0 and half of size")
+        if self.max_tokens < 16:
+            raise ValueError("max_tokens must be at least 16")
+        if "{content}" not in self.template:
+            raise ValueError("template must hold {content}")
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A passage. `content` is what the document says, `embed_text` what the model is given.
+
+    `char_count` is of `content`; `token_count` is of `embed_text` as the model sees it, special
+    tokens included. Page and section are those of where the content starts.
+    """
+
+    content: str
+    embed_text: str
+    char_count: int
+    token_count: int
+    page_number: int | None
+    section: str | None
+
+
+class Tokenizer(Protocol):
+    """What this module needs of `tokens.Tokenizer`."""
+
+    def count(self, text: str) -> int: ...
+
+    def split_to_fit(self, text: str, max_tokens: int) -> list[str]: ...
+
+
+@dataclass(frozen=True)
+class _Passage:
+    stretch: _Stretch
+    start: int
+    text: str
+
+
+class _Stretch:
+    """Blocks joined into one text that remembers which block each place came from.
+
+    `view` is the text as the splitter shall see it, place for place: a heading there runs on into
+    its first sentence, since a break after it would leave it a passage of its own.
+    """
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        self.blocks = blocks
+        parts: list[str] = []
+        seen: list[str] = []
+        self._starts: list[int] = []
+        position = 0
+        previous: Block | None = None
+        for block in blocks:
+            glue = "" if previous is None else _glue(previous, block)
+            position += len(glue)
+            self._starts.append(position)
+            parts += (glue, block.text)
+            runs_on = previous is not None and previous.kind == "heading"
+            seen += (" " * len(glue) if runs_on else glue, block.text)
+            position += len(block.text)
+            previous = block
+        self.text = "".join(parts)
+        self.view = "".join(seen)
+
+    def block_at(self, position: int) -> Block:
+        return self.blocks[max(0, bisect_right(self._starts, position) - 1)]
+
+
+def chunk(
+    blocks: Sequence[Block], spec: ChunkSpec, tokenizer: Tokenizer, title: str | None
+) -> list[Chunk]:
+    """Split `blocks` as `spec` says. Every word of every block is in at least one chunk.
+
+    A chunk whose text to embed would exceed `max_tokens` is split further. Takes time linear in
+    the text. Raises nothing of its own.
+    """
+    chunks: list[Chunk] = []
+    for passage in STRATEGIES[spec.strategy](blocks, spec, tokenizer):
+        chunks += _fit(passage, spec, tokenizer, title)
+    return chunks
+
+
+def _recursive(
+    blocks: Sequence[Block], spec: ChunkSpec, tokenizer: Tokenizer
+) -> Iterator[_Passage]:
+    """At the strongest break that fits: paragraph, line, sentence, word, character."""
+    from semantic_text_splitter import TextSplitter
+
+    if spec.unit == "characters":
+        splitter = TextSplitter(spec.size, spec.overlap)
+        window = max(_WINDOW, 8 * spec.size)
+    else:
+        splitter = TextSplitter.from_callback(tokenizer.count, spec.size, spec.overlap)
+        window = max(_WINDOW, 64 * spec.size)
+    measure = len if spec.unit == "characters" else tokenizer.count
+    for stretch in _stretches(blocks, spec.size, measure):
+        if len(stretch.text) <= spec.size and spec.unit == "characters":
+            yield _Passage(stretch, 0, stretch.text)
+            continue
+        for start, piece in _in_windows(stretch.view, splitter.chunk_indices, window):
+            yield _Passage(stretch, start, stretch.text[start : start + len(piece)])
+
+
+def _fixed(blocks: Sequence[Block], spec: ChunkSpec, _: Tokenizer) -> Iterator[_Passage]:
+    """Every so many characters, wherever that falls, over headings too."""
+    stretch = _Stretch(blocks)
+    step = spec.size - spec.overlap
+    for start in range(0, max(1, len(stretch.text) - spec.overlap), step):
+        piece = stretch.text[start : start + spec.size]
+        if text := piece.strip():
+            yield _Passage(stretch, start + len(piece) - len(piece.lstrip()), text)
+
+
+_Strategy = Callable[[Sequence[Block], ChunkSpec, Tokenizer], Iterator[_Passage]]
+STRATEGIES: dict[str, _Strategy] = {"recursive": _recursive, "fixed": _fixed}
+
+
+def _stretches(
+    blocks: Sequence[Block], size: int, measure: Callable[[str], int]
+) -> Iterator[_Stretch]:
+    """Sections, and runs of tiny ones.
+
+    A passage about two subjects is found by neither, so a section ends its chunk. But a heading
+    without text, or a line or two under one, is no passage either: as long as what was gathered
+    is under a third of the size, the next section joins it, if both fit in one chunk. What still
+    does not fit follows a bare heading all the same: a heading belongs to what comes after it.
+    """
+    gathered: list[Block] = []
+    length = 0
+    for _, group in groupby(blocks, key=lambda block: block.section):
+        section = list(group)
+        added = sum(measure(block.text) + 2 for block in section)
+        tiny = length <= size // _TINY
+        bare = all(block.kind == "heading" for block in gathered)
+        if gathered and not (tiny and (bare or length + added <= size)):
+            yield _Stretch(gathered)
+            gathered, length = [], 0
+        gathered += section
+        length += added
+    if gathered:
+        yield _Stretch(gathered)
+
+
+def _glue(before: Block, after: Block) -> str:
+    if after.continues:
+        return " "
+    same = before.kind == after.kind
+    if same and after.kind in ("list", "table", "code"):
+        return "\n"
+    return "\n" if before.kind == "heading" else "\n\n"
+
+
+def _in_windows(
+    text: str, split: Callable[[str], list[tuple[int, str]]], window: int
+) -> Iterator[tuple[int, str]]:
+    """The pieces that `split` makes of `text`, without ever giving it more than a window.
+
+    The last piece of a window was cut by the window's end, so the next window starts with it.
+    """
+    position = 0
+    while position < len(text):
+        pieces = split(text[position : position + window])
+        if position + window >= len(text) or len(pieces) < 2:
+            kept, advance = pieces, window
+        else:
+            kept, advance = pieces[:-1], pieces[-1][0]
+        for start, piece in kept:
+            yield position + start, piece
+        position += max(1, advance)
+
+
+def _fit(
+    passage: _Passage, spec: ChunkSpec, tokenizer: Tokenizer, title: str | None
+) -> Iterator[Chunk]:
+    """The passage as chunks, more than one where the model would not take it whole."""
+    render = _renderer(spec, tokenizer, title, passage.stretch.block_at(passage.start).section)
+    pending = [(passage.start, passage.text)]
+    while pending:
+        start, content = pending.pop()
+        embed_text = render(content)
+        tokens = tokenizer.count(embed_text)
+        if tokens > spec.max_tokens:
+            room = max(_MIN_ROOM, spec.max_tokens - tokens + tokenizer.count(content))
+            pieces = _split_content(content, room, tokenizer)
+            if len(pieces) > 1:
+                pending += reversed(list(_located(pieces, content, start)))
+                continue
+        block = passage.stretch.block_at(start)
+        yield Chunk(content, embed_text, len(content), tokens, block.page, block.section)
+
+
+def _located(pieces: list[str], content: str, start: int) -> Iterator[tuple[int, str]]:
+    """Each piece with where it begins in the stretch, so that its page is its own."""
+    position = 0
+    for piece in pieces:
+        found = content.find(piece, position)
+        position = found if found >= 0 else position
+        yield start + position, piece
+        position += len(piece)
+
+
+def _split_content(content: str, room: int, tokenizer: Tokenizer) -> list[str]:
+    pieces = [piece for part in tokenizer.split_to_fit(content, room) if (piece := part.strip())]
+    if len(pieces) > 1 or len(content) < 2:
+        return pieces or [content]
+    # Tokens can merge differently at the seam with the template: then halving is good enough.
+    middle = content.rfind(" ", 1, len(content) // 2 + 1)
+    middle = middle if middle > 0 else len(content) // 2
+    return [piece for part in (content[:middle], content[middle:]) if (piece := part.strip())]
+
+
+_FIELD = re.compile(r"\{(title|section|content)\}")
+
+
+def _renderer(
+    spec: ChunkSpec, tokenizer: Tokenizer, title: str | None, section: str | None
+) -> Callable[[str], str]:
+    """What makes the text to embed. Labels that would crowd out the content are left out."""
+    if spec.template == "{content}":
+        return lambda content: content
+    labels = {"title": (title or "")[:_MAX_LABEL], "section": (section or "")[-_MAX_LABEL:]}
+
+    def render(content: str) -> str:
+        values = {**labels, "content": content}
+        return _FIELD.sub(lambda match: values[match[1]], spec.template).strip()
+
+    for label in ("title", "section"):
+        if tokenizer.count(render("")) > spec.max_tokens // 2:
+            labels[label] = ""
+    if tokenizer.count(render("")) > spec.max_tokens // 2:
+        return lambda content: content
+    return render

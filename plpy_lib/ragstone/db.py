@@ -1,0 +1,236 @@
+"""The one module that talks to PostgreSQL.
+
+It is handed its connection: ``plpy`` inside the database. SQL beyond a call stays in the database's
+own functions; here are their names, argument types and results.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ragstone.chunk import ChunkSpec
+from ragstone.errors import DocumentError
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A row of rag.models."""
+
+    name: str
+    dimension: int
+    max_tokens: int
+    passage_prefix: str
+    location: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """What a worker needs of a row of rag.pipelines."""
+
+    pipeline_id: int
+    model: Model
+    chunk_spec: ChunkSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A claimed job with its document, as rag._claim_jobs() returns it."""
+
+    job_id: int
+    source_id: int
+    document_id: int
+    source_key: str
+    generation: int
+    pipeline_id: int
+    attempts: int
+    file_path: str | None
+    title: str | None
+    language: str | None
+    has_content: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDocument:
+    """What is stored of a document besides its chunks; sha256 is in hexadecimal, size in bytes."""
+
+    sha256: str
+    size: int
+    mime_type: str
+    extracted: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredChunk:
+    """A chunk on its way into rag.document_chunks.
+
+    ``embedding`` is the vector's text form, or None to keep the vector that the document's present
+    chunk of the same ``hash`` (hexadecimal) has.
+    """
+
+    chunk_index: int
+    content: str
+    char_count: int
+    token_count: int
+    page_number: int | None
+    section: str | None
+    hash: str
+    embedding: str | None
+
+
+class Database:
+    """Calls of the extension's SQL functions.
+
+    Statements are prepared once a session (plpy.prepare in a loop leaks); they are kept in a module
+    variable because the same session may build several of these.
+    """
+
+    _plans: dict[str, Any] = {}
+
+    def __init__(self, plpy: Any) -> None:
+        self._plpy = plpy
+
+    def _rows(self, sql: str, types: Sequence[str] = (), *values: Any) -> Any:
+        plan = self._plans.get(sql)
+        if plan is None:
+            plan = self._plans[sql] = self._plpy.prepare(sql, list(types))
+        return self._plpy.execute(plan, list(values))
+
+    def _value(self, sql: str, types: Sequence[str] = (), *values: Any) -> Any:
+        return self._rows(f"select {sql} as value", types, *values)[0]["value"]
+
+    # Session
+
+    def check(self) -> None:
+        """Let the server act on cancel, timeout and shutdown; raises what it decides."""
+        self._rows("select 1")
+
+    def commit(self) -> None:
+        self._plpy.commit()
+
+    def rollback(self) -> None:
+        self._plpy.rollback()
+
+    def sleep(self, milliseconds: int) -> None:
+        """Wait, open to cancel and shutdown."""
+        self._value("pg_catalog.pg_sleep($1)", ["float8"], milliseconds / 1000)
+
+    def notice(self, message: str, **fields: str) -> None:
+        self._plpy.notice(message, **fields)
+
+    def warning(self, message: str, **fields: str) -> None:
+        self._plpy.warning(message, **fields)
+
+    def error(self, message: str, **fields: str) -> None:
+        """Raise an error with sqlstate, detail and hint."""
+        self._plpy.error(message, **fields)
+
+    @property
+    def database_errors(self) -> type[Exception]:
+        """What a failing statement or commit raises."""
+        return self._plpy.SPIError
+
+    def is_interrupt(self, error: Exception) -> bool:
+        """Whether an error is the server's wish to stop (class 57), which no code may swallow."""
+        sqlstate = getattr(error, "sqlstate", None) or ""
+        return isinstance(error, self.database_errors) and sqlstate.startswith("57")
+
+    def seconds(self, interval: str) -> float:
+        return float(self._value("extract(epoch from $1)", ["interval"], interval))
+
+    # Configuration
+
+    def settings(self) -> dict[str, str | None]:
+        return {row["name"]: row["value"] for row in self._rows("select name, value from rag.settings")}
+
+    def model(self, name: str) -> Model:
+        (row,) = self._rows(
+            "select name, dimension, max_tokens, passage_prefix, location from rag.models"
+            " where name operator(pg_catalog.=) $1",
+            ["text"],
+            name,
+        )
+        return Model(**row)
+
+    def pipeline(self, pipeline_id: int) -> Pipeline:
+        (row,) = self._rows(
+            "select model, chunk_strategy, chunk_size, chunk_overlap, chunk_unit, embed_template"
+            " from rag.pipelines where pipeline_id operator(pg_catalog.=) $1",
+            ["int4"],
+            pipeline_id,
+        )
+        model = self.model(row["model"])
+        spec = ChunkSpec(
+            strategy=row["chunk_strategy"],
+            size=row["chunk_size"],
+            overlap=row["chunk_overlap"],
+            unit=row["chunk_unit"],
+            max_tokens=model.max_tokens,
+            template=model.passage_prefix + row["embed_template"],
+        )
+        return Pipeline(pipeline_id, model, spec)
+
+    # Worker
+
+    def register_worker(self) -> int:
+        return self._value("rag._register_worker()")
+
+    def leave_worker(self, worker_id: int) -> None:
+        self._rows("select rag._leave_worker($1)", ["int4"], worker_id)
+
+    def report_worker(self, worker_id: int, state: str, documents: int, chunks: int, tokens: int) -> bool:
+        """Write what the worker does and has done since the last report; True where it shall stop."""
+        return self._value(
+            "rag._report_worker($1, $2, $3, $4, $5)",
+            ["int4", "text", "int4", "int4", "int8"],
+            worker_id, state, documents, chunks, tokens,
+        )
+
+    def expand_changes(self, min_priority: int) -> int:
+        return self._value("rag._expand_changes($1)", ["int2"], min_priority)
+
+    def refresh_statistics(self) -> None:
+        self._rows("select rag._refresh_statistics()")
+
+    def claim(self, worker_id: int, max_jobs: int) -> list[Job]:
+        rows = self._rows("select * from rag._claim_jobs($1, $2)", ["int4", "int4"], worker_id, max_jobs)
+        return [Job(**row) for row in rows]
+
+    def give_back(self, worker_id: int) -> None:
+        self._rows("select rag._give_back_jobs($1)", ["int4"], worker_id)
+
+    # Job
+
+    def content(self, job: Job) -> bytes | None:
+        return self._value("rag._source_content($1, $2)", ["int4", "text"], job.source_id, job.source_key)
+
+    def finish_if_unchanged(self, worker_id: int, job: Job, sha256: str) -> bool:
+        return self._value(
+            "rag._finish_if_unchanged($1, $2, $3, pg_catalog.decode($4, 'hex'))",
+            ["int8", "int4", "int8", "text"],
+            job.job_id, worker_id, job.generation, sha256,
+        )
+
+    def stored_hashes(self, job: Job) -> set[str]:
+        rows = self._rows(
+            "select pg_catalog.encode(h, 'hex') as hash from rag._stored_hashes($1) h", ["int8"], job.job_id
+        )
+        return {row["hash"] for row in rows}
+
+    def store(self, worker_id: int, job: Job, document: StoredDocument, chunks: Sequence[StoredChunk]) -> str:
+        return self._value(
+            "rag._store_document($1, $2, $3, $4, $5)",
+            ["int8", "int4", "int8", "json", "json"],
+            job.job_id, worker_id, job.generation,
+            json.dumps(asdict(document)), json.dumps([asdict(chunk) for chunk in chunks]),
+        )
+
+    def fail(self, worker_id: int, job: Job, error: DocumentError) -> str:
+        message = error.message if not error.detail else f"{error.message}: {error.detail}"
+        return self._value(
+            "rag._fail_job($1, $2, $3, $4, $5, $6, $7, $8)",
+            ["int8", "int4", "int8", "text", "text", "text", "text", "bool"],
+            job.job_id, worker_id, job.generation, error.stage, error.code, message, error.hint, error.permanent,
+        )

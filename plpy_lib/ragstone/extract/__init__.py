@@ -1,0 +1,59 @@
+"""From a file's bytes to clean text in reading order. Runs in the sandboxed child."""
+
+from __future__ import annotations
+
+import importlib
+
+from ..errors import DocumentError
+from .cleaning import clean_text, is_blank
+from .formats import FORMATS, Format, recognise
+from .model import Block, Collector, Extracted, Limits, Source
+
+__all__ = [
+    "FORMATS",
+    "Block",
+    "Collector",
+    "Extracted",
+    "Format",
+    "Limits",
+    "Source",
+    "clean_text",
+    "extract",
+    "recognise",
+]
+
+
+def extract(data: bytes, name: str, limits: Limits) -> Extracted:
+    """Recognise `data` by its content, then by its name, and extract its text.
+
+    Raises DocumentError: empty, unsupported, damaged, encrypted, no_text, too_large,
+    too_many_pages, too_much_text. A parser's own exceptions pass through; the child turns them
+    into `damaged`.
+    """
+    if len(data) > limits.max_bytes:
+        raise DocumentError(
+            "too_large",
+            "the document is larger than the limit max_bytes",
+            detail=f"It has {len(data):,} bytes; the limit is {limits.max_bytes:,}.",
+            hint="Split the document, or raise the limit.",
+        )
+    if not data.strip():
+        raise DocumentError(
+            "empty",
+            "the document is empty",
+            detail=f"It has {len(data)} bytes, none of them text.",
+            hint="Replace the file by one with content.",
+        )
+    form = recognise(data, name)
+    # Only the parser this document needs is loaded: most start-up time is parsers.
+    module = importlib.import_module(f"{__name__}.{form.module}")
+    found: Extracted = module.extract(Source(name, data, form.mime_type), limits)
+    if all(is_blank(block.text) for block in found.blocks):
+        raise DocumentError(
+            "no_text",
+            "the document holds no text",
+            detail=f"It is without a single word. It was read as: {form.label}."
+            + (f" Some of it could not be read: {found.partial}." if found.partial else ""),
+            hint="If its pages are pictures, run OCR on it and replace the file.",
+        )
+    return found

@@ -1,0 +1,128 @@
+"""What every extractor takes and gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..errors import DocumentError
+from .cleaning import clean_text
+
+Kind = Literal["paragraph", "heading", "table", "code", "list"]
+
+# A heading longer than this is a paragraph in large type; a path of them stays readable.
+MAX_HEADING = 200
+_MAX_SECTION = 400
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one document may cost. The child enforces these; memory, CPU and time the kernel too.
+
+    Byte and page caps are those measured as sensible for a document management system; 30 s of
+    CPU is about a hundred times what a 1,000-page book takes, and wall time is twice that so that
+    a busy machine is not taken for a hostile file.
+    """
+
+    max_bytes: int = 50_000_000
+    max_pages: int = 2_000
+    max_inflated_bytes: int = 200_000_000
+    max_members: int = 2_000
+    max_ratio: int = 100
+    max_text_characters: int = 10_000_000
+    memory_bytes: int = 512 * 1024 * 1024
+    cpu_seconds: int = 30
+    wall_seconds: int = 60
+    max_chunks: int = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A paragraph, heading, table, listing or list item, in reading order.
+
+    `page` counts from 1. `section` is the path of headings, e.g. `1 Intro > 1.2 Scope`. `level`
+    is the depth of a heading, else 0. `continues` is true where the text carries on the block
+    before it, in mid-sentence over a page break.
+    """
+
+    text: str
+    page: int | None = None
+    section: str | None = None
+    kind: Kind = "paragraph"
+    level: int = 0
+    continues: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A document's bytes with the name it goes by, and the type it was recognised as."""
+
+    name: str
+    data: bytes
+    mime_type: str
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """A document as text. `partial` says what is missing, None if nothing is."""
+
+    blocks: tuple[Block, ...]
+    mime_type: str
+    title: str | None = None
+    author: str | None = None
+    language: str | None = None
+    created: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+    pages: int | None = None
+    partial: str | None = None
+
+
+class Collector:
+    """Takes the pieces an extractor finds, cleans them and keeps track of section and size."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._left = limits.max_text_characters
+        self._limit = limits.max_text_characters
+        self._path: list[tuple[int, str]] = []
+        self.section: str | None = None
+        self.blocks: list[Block] = []
+
+    def add(
+        self,
+        text: str,
+        *,
+        page: int | None = None,
+        kind: Kind = "paragraph",
+        level: int = 0,
+        continues: bool = False,
+    ) -> None:
+        """Append a block; empty ones vanish. Raises DocumentError too_much_text."""
+        self._left -= len(text)
+        if self._left < 0:
+            raise DocumentError(
+                "too_much_text",
+                "the document holds more text than the limit max_text_characters",
+                detail=f"The limit is {self._limit:,} characters.",
+                hint="Split the document, or raise the limit.",
+            )
+        text = clean_text(text, keep_indent=kind == "code")
+        if text:
+            self.blocks.append(Block(text, page, self.section, kind, level, continues))
+
+    def heading(self, text: str, level: int, *, page: int | None = None) -> None:
+        """Append a heading and open its section. What is too long for one is a paragraph."""
+        title = " ".join(clean_text(text).split())
+        if not title:
+            return
+        if len(title) > MAX_HEADING:
+            self.add(text, page=page)
+            return
+        self.enter(title, level)
+        self.add(title, page=page, kind="heading", level=level)
+
+    def enter(self, title: str, level: int) -> None:
+        """Open a section whose heading is not part of the text, or is added by the caller."""
+        self._path = [item for item in self._path if item[0] < level]
+        self._path.append((level, title[:MAX_HEADING]))
+        path = " > ".join(item[1] for item in self._path)
+        self.section = path if len(path) <= _MAX_SECTION else path[-_MAX_SECTION:]

@@ -1,0 +1,365 @@
+"""Open a user's file safely and copy it where nobody can change it. Nothing here reads meaning."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from .errors import DocumentError
+
+# Large enough to be quick, small enough that a cancel is seen within a few milliseconds.
+BLOCK_BYTES = 1 << 20
+
+_WINDOWS = re.compile(r"^[A-Za-z]:[\\/]|\\")
+_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
+_ALL_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A private, sealed copy of a document: what is hashed is what is parsed.
+
+    `fd` is a memfd positioned at its start; close it with `close()` or by leaving a `with` block.
+    """
+
+    fd: int
+    size: int
+    sha256: str
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self.fd)
+
+    def __enter__(self) -> Snapshot:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_beneath(root: Path, path: str) -> int:
+    """Open the regular file `path` under `root` for reading and return its file descriptor.
+
+    Relative paths start at the root; absolute ones must lie inside it, under the root's given or
+    its resolved name. The check is made on the opened file, not on its name, so that swapping a
+    link between check and use gains nothing. FIFOs and devices are never opened.
+
+    Raises DocumentError: bad_path, name_too_long, outside_root, not_found, is_directory,
+    not_regular, symlink_loop, permission_denied, io_error; root_missing for the root itself.
+    """
+    name = _encoded(path)
+    root_name = os.fsencode(root)
+    real_root = _resolve_root(root_name, root)
+    target = _lexical_target(name, root_name, real_root, path)
+    handle = _open_path(target, path)
+    try:
+        _check_regular(handle, path)
+        _check_inside(handle, real_root, path, root)
+        return _reopen(handle, path)
+    finally:
+        os.close(handle)
+
+
+def snapshot(source: int | bytes, max_bytes: int, check: Callable[[], None]) -> Snapshot:
+    """Copy `source`, a file descriptor or the bytes themselves, into a sealed memfd and hash it.
+
+    `check` is called between blocks of 1 MiB and may raise; nothing is left open then.
+    Raises DocumentError: too_large, empty, changed (the file was written to meanwhile), io_error.
+    """
+    fd = os.memfd_create("ragstone-document", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        if isinstance(source, int):
+            size, digest = _copy_file(source, fd, max_bytes, check)
+        else:
+            size, digest = _copy_bytes(source, fd, max_bytes, check)
+        if size == 0:
+            raise DocumentError(
+                "empty",
+                "the document is empty",
+                detail="It has 0 bytes.",
+                hint="Replace the file by one with content.",
+                stage="read",
+            )
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _ALL_SEALS)
+        os.lseek(fd, 0, os.SEEK_SET)
+        return Snapshot(fd, size, digest)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _encoded(path: str) -> bytes:
+    if not path or not path.strip():
+        raise _read_error(
+            "bad_path",
+            "the document has no path",
+            "The path is NULL or empty.",
+            "Store the file's path, relative to the document root.",
+        )
+    if "\x00" in path:
+        raise _read_error(
+            "bad_path",
+            "the path holds a NUL character",
+            f"The path is {_shown(path)}.",
+            "Correct the path; no file name can hold a NUL.",
+        )
+    try:
+        # Not os.fsencode: inside a server started with LC_ALL=C that would mean ASCII.
+        return path.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise _read_error(
+            "bad_path",
+            "the path is not valid Unicode",
+            f"The path is {_shown(path)}: {error.reason}.",
+            "Correct the path.",
+        ) from None
+
+
+def _resolve_root(root_name: bytes, root: Path) -> bytes:
+    try:
+        fd = os.open(root_name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise DocumentError(
+            "root_missing",
+            "the document root cannot be opened",
+            detail=f"{_shown(str(root))}: {os.strerror(error.errno or 0)}.",
+            hint="Create the folder, or point the setting document_root at the right one.",
+            permanent=False,
+            stage="read",
+        ) from None
+    try:
+        return os.readlink(b"/proc/self/fd/%d" % fd)
+    finally:
+        os.close(fd)
+
+
+def _lexical_target(name: bytes, root_name: bytes, real_root: bytes, path: str) -> bytes:
+    """The path to open. What plainly leads outside is refused before the file system is asked.
+
+    Otherwise the difference between "missing" and "outside" would tell which of the server's
+    files exist.
+    """
+    roots = {os.path.normpath(root_name), os.path.normpath(real_root)}
+    target = os.path.normpath(os.path.join(os.path.normpath(root_name), name))
+    if not any(_is_within(target, candidate) for candidate in roots):
+        hint = _style_hint(path) or (
+            "Store paths relative to the document root, or move the file under it."
+        )
+        raise _read_error(
+            "outside_root",
+            "the path leads out of the document root",
+            f"The path is {_shown(path)}.",
+            hint,
+        )
+    return target
+
+
+def _is_within(target: bytes, root: bytes) -> bool:
+    return target == root or root == b"/" or target.startswith(root.rstrip(b"/") + b"/")
+
+
+def _open_path(target: bytes, path: str) -> int:
+    try:
+        return os.open(target, os.O_PATH | os.O_CLOEXEC | os.O_NOCTTY)
+    except OSError as error:
+        raise _open_error(error, path) from None
+
+
+def _check_regular(handle: int, path: str) -> None:
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return
+    if stat.S_ISDIR(mode):
+        raise _read_error(
+            "is_directory",
+            "the path is a directory, not a file",
+            f"The path is {_shown(path)}.",
+            "Store one row for each file in it.",
+        )
+    raise _read_error(
+        "not_regular",
+        "the path is not a regular file",
+        f"{_shown(path)} is a {_kind(mode)}.",
+        "Store the path of a regular file.",
+    )
+
+
+def _check_inside(handle: int, real_root: bytes, path: str, root: Path) -> None:
+    try:
+        resolved = os.readlink(b"/proc/self/fd/%d" % handle)
+    except OSError as error:
+        raise _open_error(error, path) from None
+    if not _is_within(resolved, real_root):
+        raise _read_error(
+            "outside_root",
+            "the path leads out of the document root through a symbolic link",
+            f"{_shown(path)} does not lie under {_shown(str(root))} once links are followed.",
+            "Move the file itself under the document root.",
+        )
+
+
+def _reopen(handle: int, path: str) -> int:
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    try:
+        return os.open(b"/proc/self/fd/%d" % handle, flags)
+    except OSError as error:
+        raise _open_error(error, path) from None
+
+
+def _open_error(error: OSError, path: str) -> DocumentError:
+    shown = _shown(path)
+    match error.errno:
+        case errno.ENOENT | errno.ENOTDIR:
+            hint = _style_hint(path) or (
+                "Check the path; relative paths start at the document root, and letter case counts."
+            )
+            # An application may well store the row a moment before the file.
+            return _read_error(
+                "not_found",
+                "the file does not exist",
+                f"The path is {shown}.",
+                hint,
+                permanent=False,
+            )
+        case errno.ENAMETOOLONG:
+            return _read_error(
+                "name_too_long",
+                "the path is too long for the file system",
+                f"It has {len(path)} characters and begins {shown[:80]}.",
+                "Shorten the file's name.",
+            )
+        case errno.ELOOP:
+            return _read_error(
+                "symlink_loop",
+                "the path is a loop of symbolic links",
+                f"The path is {shown}.",
+                "Remove the loop.",
+            )
+        case errno.EACCES | errno.EPERM:
+            return _read_error(
+                "permission_denied",
+                "the server may not read the file",
+                f"The path is {shown}.",
+                "Let the account that PostgreSQL runs as read the file and search"
+                " the folders above it.",
+                permanent=False,
+            )
+        case _:
+            return _read_error(
+                "io_error",
+                "the file could not be read",
+                f"{shown}: {os.strerror(error.errno or 0)}.",
+                "Check the file system; the document will be tried again.",
+                permanent=False,
+            )
+
+
+def _style_hint(path: str) -> str:
+    if _URL.match(path):
+        return "This is a URL; store the path of a file under the document root."
+    if _WINDOWS.search(path):
+        return (
+            "This looks like a Windows path; store it relative to the document root,"
+            " with forward slashes, e.g. reports/2024/plan.pdf."
+        )
+    return ""
+
+
+def _copy_file(
+    source: int, target: int, max_bytes: int, check: Callable[[], None]
+) -> tuple[int, str]:
+    try:
+        before = os.fstat(source)
+        if before.st_size > max_bytes:
+            raise _too_large(before.st_size, max_bytes)
+        digest, size = hashlib.sha256(), 0
+        while block := os.pread(source, BLOCK_BYTES, size):
+            size += len(block)
+            if size > before.st_size:  # a log that is always written to would never end
+                break
+            digest.update(block)
+            _write_all(target, block)
+            check()
+        after = os.fstat(source)
+    except OSError as error:
+        raise _read_error(
+            "io_error",
+            "the file could not be read",
+            f"{os.strerror(error.errno or 0)}.",
+            "Check the file system; the document will be tried again.",
+            permanent=False,
+        ) from None
+    if (size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise _read_error(
+            "changed",
+            "the file was written to while it was read",
+            f"It had {before.st_size} bytes before and {after.st_size} after.",
+            "Nothing to do: it will be tried again.",
+            permanent=False,
+        )
+    return size, digest.hexdigest()
+
+
+def _copy_bytes(
+    source: bytes, target: int, max_bytes: int, check: Callable[[], None]
+) -> tuple[int, str]:
+    if len(source) > max_bytes:
+        raise _too_large(len(source), max_bytes)
+    digest = hashlib.sha256()
+    view = memoryview(source)
+    for start in range(0, len(source), BLOCK_BYTES):
+        block = view[start : start + BLOCK_BYTES]
+        digest.update(block)
+        _write_all(target, block)
+        check()
+    return len(source), digest.hexdigest()
+
+
+def _write_all(fd: int, block: bytes | memoryview) -> None:
+    view = memoryview(block)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _too_large(size: int, limit: int) -> DocumentError:
+    return _read_error(
+        "too_large",
+        "the document is larger than the limit max_bytes",
+        f"It has {size:,} bytes; the limit is {limit:,}.",
+        "Split the document, or raise the limit.",
+    )
+
+
+def _read_error(
+    code: str, message: str, detail: str, hint: str, *, permanent: bool = True
+) -> DocumentError:
+    return DocumentError(code, message, detail=detail, hint=hint, permanent=permanent, stage="read")
+
+
+def _shown(path: str) -> str:
+    """The path as it may stand in a message: on one line, quoted, of bounded length."""
+    text = path.encode("utf-8", "replace").decode("utf-8")
+    quoted = repr(text)
+    return quoted if len(quoted) <= 300 else quoted[:299] + "…"
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISFIFO(mode):
+        return "named pipe"
+    if stat.S_ISSOCK(mode):
+        return "socket"
+    return "device" if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else "special file"
