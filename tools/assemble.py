@@ -1,0 +1,241 @@
+"""Assemble the extension's SQL from migrations/ and sql/.
+
+    assemble.py build --pkglibdir DIR --model build/model/model.json --output build/extension
+    assemble.py freeze --model build/model/model.json
+
+`build` writes the install script, an update script from each earlier release, and the frozen
+install scripts of those releases. `freeze`, run at a release, keeps its install script in
+extension/, where only the folder of the Python package is still open.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+NAME = "ragstone"
+PLACEHOLDER = re.compile(r"@([a-z][a-z0-9_]*)@")
+BOOT = """\
+import sys; sys.path[:1] == ["@libdir@"] or sys.path.insert(0, "@libdir@")
+import ragstone; ragstone.require("@version@", plpy)"""
+# PostgreSQL fills these in while it runs the script.
+POSTGRESQL_PLACEHOLDERS = frozenset({"extschema", "extowner"})
+# The path stands inside SQL and Python string constants.
+SAFE_PATH = re.compile(r"/[A-Za-z0-9/._+-]*")
+HEADER = """\
+-- {name}, assembled by tools/assemble.py: edit migrations/ and sql/ instead.
+-- search_path is pinned by {command}: {schema}, then the schemas of the required
+-- extensions, pg_temp last. Functions do not inherit it: each sets its own.
+\\echo Use "{statement}" to load this file. \\quit
+"""
+
+
+class AssembleError(Exception):
+    """The SQL can't be assembled; the text says what to change."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Version:
+    """A release number, ordered as numbers: 0.10.0 comes after 0.9.0."""
+
+    numbers: tuple[int, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Version:
+        """Raises AssembleError unless `text` is numbers with dots between."""
+        if not re.fullmatch(r"\d+(\.\d+)*", text):
+            raise AssembleError(f"{text!r} is not a version such as 0.1.0")
+        return cls(tuple(int(number) for number in text.split(".")))
+
+    def __str__(self) -> str:
+        return ".".join(map(str, self.numbers))
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What ragstone.control says."""
+
+    version: Version
+    schema: str
+
+    @classmethod
+    def read(cls, path: Path) -> Control:
+        """Raises AssembleError if a value is missing."""
+        values = dict(re.findall(r"^(\w+)\s*=\s*'([^']*)'", path.read_text(), re.MULTILINE))
+        try:
+            return cls(Version.parse(values["default_version"]), values["schema"])
+        except KeyError as error:
+            raise AssembleError(f"{path} sets no {error.args[0]}") from None
+
+
+def substitute(text: str, values: Mapping[str, str], origin: str) -> str:
+    """Fill in every @name@ of `text`; lines of @boot@ keep the indentation of the first.
+
+    Raises AssembleError for a name that is not in `values`.
+    """
+
+    def fill(match: re.Match[str]) -> str:
+        name = match[1]
+        if name in POSTGRESQL_PLACEHOLDERS:
+            return match[0]
+        if name not in values:
+            line = match.string.count("\n", 0, match.start()) + 1
+            raise AssembleError(
+                f"{origin}:{line}: unknown placeholder {match[0]}; "
+                f"known are {', '.join(sorted(values))}"
+            )
+        return values[name]
+
+    def indent(match: re.Match[str]) -> str:
+        return "\n".join(match[1] + line for line in values["boot"].splitlines())
+
+    if "boot" in values:
+        text = re.sub(r"^([ \t]*)@boot@", indent, text, flags=re.MULTILINE)
+    return PLACEHOLDER.sub(fill, text)
+
+
+def library_folder(pkglibdir: str, version: Version) -> str:
+    """The folder of the Python package of `version`.
+
+    Raises AssembleError for a path that can't stand inside a string constant.
+    """
+    if not SAFE_PATH.fullmatch(pkglibdir):
+        raise AssembleError(f"server library folder {pkglibdir!r} is not an absolute, plain path")
+    return f"{pkglibdir.rstrip('/')}/{NAME}/{version}"
+
+
+def model_values(card: Path) -> dict[str, str]:
+    """One value for each entry of model.json: @model_dimension@, @model_sha256@ and so on."""
+    entries: dict[str, object] = json.loads(card.read_text())
+    return {
+        f"model_{key.removeprefix('model_')}": str(value).lower()
+        if isinstance(value, bool)
+        else str(value)
+        for key, value in entries.items()
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The repository's SQL."""
+
+    root: Path
+
+    @property
+    def control(self) -> Control:
+        """The control file, sole source of the version."""
+        return Control.read(self.root / "extension" / f"{NAME}.control")
+
+    def migrations(self, after: Version | None = None) -> list[Path]:
+        """The migrations after a version, in order of version.
+
+        Raises AssembleError for one that is newer than the control file says.
+        """
+        found = sorted((Version.parse(p.stem), p) for p in self.root.glob("migrations/*.sql"))
+        newest = self.control.version
+        for version, path in found:
+            if version > newest:
+                raise AssembleError(
+                    f"{path.name} is newer than default_version {newest} in {NAME}.control"
+                )
+        return [path for version, path in found if after is None or version > after]
+
+    def released(self) -> dict[Version, Path]:
+        """The frozen install scripts of the earlier releases."""
+        scripts = (self.root / "extension").glob(f"{NAME}--*.sql")
+        frozen = {Version.parse(p.stem.removeprefix(f"{NAME}--")): p for p in scripts}
+        return {v: frozen[v] for v in sorted(frozen) if v != self.control.version}
+
+    def script(self, values: Mapping[str, str], after: Version | None = None) -> str:
+        """The install script, or the update script from `after`."""
+        control = self.control
+        statement = f"create extension {NAME} cascade"
+        if after is not None:
+            statement = f"alter extension {NAME} update to '{control.version}'"
+        command = " ".join(statement.split()[:2])
+        parts = [
+            HEADER.format(name=NAME, command=command, schema=control.schema, statement=statement)
+        ]
+        for path in [*self.migrations(after), *sorted(self.root.glob("sql/*.sql"))]:
+            origin = str(path.relative_to(self.root))
+            body = substitute(path.read_text(), values, origin)
+            parts.append(f"-- {origin}\n\n{body.rstrip()}\n")
+        return "\n".join(parts)
+
+
+def values_for(control: Control, card: Path, libdir: str) -> dict[str, str]:
+    """All that a placeholder can stand for."""
+    own = {"libdir": libdir, "version": str(control.version)}
+    return {**model_values(card), **own, "boot": substitute(BOOT, own, "boot snippet")}
+
+
+def build(sources: Sources, pkglibdir: str, card: Path, output: Path) -> None:
+    """Write all scripts into `output`, which then holds nothing else."""
+    control = sources.control
+    values = values_for(control, card, library_folder(pkglibdir, control.version))
+    scripts = {f"{NAME}--{control.version}.sql": sources.script(values)}
+    for version, path in sources.released().items():
+        libdir = {"libdir": library_folder(pkglibdir, version)}
+        scripts[path.name] = substitute(path.read_text(), libdir, path.name)
+        scripts[f"{NAME}--{version}--{control.version}.sql"] = sources.script(values, version)
+    output.mkdir(parents=True, exist_ok=True)
+    for stale in set(output.glob(f"{NAME}--*.sql")) - {output / name for name in scripts}:
+        stale.unlink()
+    for name, text in scripts.items():
+        write(output / name, text)
+
+
+def freeze(sources: Sources, card: Path) -> Path:
+    """Keep the install script of this version in extension/ and return its path.
+
+    Raises AssembleError if it is there already: a release never changes.
+    """
+    control = sources.control
+    target = sources.root / "extension" / f"{NAME}--{control.version}.sql"
+    if target.exists():
+        raise AssembleError(f"{target.name} is released; raise default_version in {NAME}.control")
+    write(target, sources.script(values_for(control, card, "@libdir@")))
+    return target
+
+
+def write(path: Path, text: str) -> None:
+    """Replace `path` in one step, and leave it alone when nothing changed."""
+    if path.exists() and path.read_text() == text:
+        return
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", delete=False) as file:
+        file.write(text)
+    Path(file.name).chmod(0o644)
+    Path(file.name).rename(path)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 1 with a message on standard error if it can't be done."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    builder = commands.add_parser("build", help="write install and update scripts")
+    builder.add_argument("--pkglibdir", required=True, help="pg_config --pkglibdir")
+    builder.add_argument("--output", type=Path, required=True)
+    freezer = commands.add_parser("freeze", help="keep this version's install script for good")
+    for command in (builder, freezer):
+        command.add_argument("--model", type=Path, required=True, help="model.json")
+    options = parser.parse_args(arguments)
+    sources = Sources(Path(__file__).resolve().parents[1])
+    try:
+        if options.command == "build":
+            build(sources, options.pkglibdir, options.model, options.output)
+        else:
+            print(freeze(sources, options.model))
+    except AssembleError as error:
+        print(f"assemble.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,327 @@
+#!/usr/bin/env bash
+# Installs what ragstone needs from the distribution, and nothing when nothing is missing.
+#
+#   tools/deps.sh             install the server, plpython3, pg_cron, pgvector and python3-venv
+#   tools/deps.sh pg_config   print the pg_config of the newest installed server
+#   tools/deps.sh advice      print what to put into postgresql.conf, if it is not there
+#   tools/deps.sh python      print the interpreter that plpython3 is linked to
+#
+# PG_CONFIG=/path/to/pg_config chooses the server.
+set -euo pipefail
+
+readonly SUPPORTED="18 17 16 15"
+# The distribution whose pgvector source is built where the machine's own has no package.
+readonly VECTOR_SUITE=trixie
+readonly DEBIAN_KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
+readonly CREATE_CLUSTER_DROPIN=/etc/postgresql-common/createcluster.d/ragstone-install.conf
+readonly POLICY=/usr/sbin/policy-rc.d
+
+say() { printf '%s\n' "ragstone: $*" >&2; }
+
+die() {
+    say "error: $1"
+    shift
+    [ $# -eq 0 ] || printf '%s\n' "$@" >&2
+    exit 1
+}
+
+# --- what is there -------------------------------------------------------------------------
+
+newest_pg_config() {
+    local version
+    for version in $SUPPORTED; do
+        if [ -x "/usr/lib/postgresql/$version/bin/postgres" ]; then
+            echo "/usr/lib/postgresql/$version/bin/pg_config"
+            return
+        fi
+    done
+}
+
+pg_config_path() {
+    if [ -n "${PG_CONFIG:-}" ]; then
+        command -v "$PG_CONFIG" || die "PG_CONFIG=$PG_CONFIG is not a program"
+    else
+        newest_pg_config
+    fi
+}
+
+server_major() { "$1" --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/'; }
+
+# The library, not the `python3` on the PATH, decides which packages a backend can import.
+linked_python() {
+    local library directory
+    library=$(ldd "$("$1" --pkglibdir)/plpython3.so" 2>/dev/null |
+        sed -nE 's/^\s*libpython3[^ ]* => ([^ ]+) .*/\1/p')
+    [ -n "$library" ] || return 0
+    directory=$(dirname "$(readlink -f "$library")")
+    while [ "$directory" != / ]; do
+        directory=$(dirname "$directory")
+        local candidate
+        candidate=$directory/bin/python$(basename "$library" | sed -E 's/^libpython(3\.[0-9]+).*/\1/')
+        [ ! -x "$candidate" ] || { echo "$candidate"; return; }
+    done
+}
+
+has_venv() { [ -n "$1" ] && "$1" -c 'import ensurepip, venv' 2>/dev/null; }
+
+has_extension() { [ -e "$("$1" --sharedir)/extension/$2.control" ]; }
+
+# Prints one word for each thing that is missing.
+missing() {
+    local pg_config=$1
+    if [ -z "$pg_config" ]; then
+        echo server plpython cron vector venv
+        return
+    fi
+    [ -e "$("$pg_config" --pkglibdir)/plpython3.so" ] && has_extension "$pg_config" plpython3u || echo plpython
+    has_extension "$pg_config" pg_cron || echo cron
+    has_extension "$pg_config" vector || echo vector
+    has_venv "$(linked_python "$pg_config")" || echo venv
+}
+
+# --- apt, with lists and downloads of its own ----------------------------------------------
+
+apt_isolated() {
+    local command=$1
+    shift
+    DEBIAN_FRONTEND=noninteractive "$command" -q -o Dir::State::lists="$work/lists" \
+        -o Dir::Cache="$work/cache" -o Dpkg::Use-Pty=0 "$@"
+}
+
+quietly() {
+    if ! "$@" >"$work/log" 2>&1; then
+        tail -n 25 "$work/log" >&2
+        return 1
+    fi
+}
+
+refresh_lists() {
+    mkdir -p "$work/lists" "$work/cache"
+    # The machine's lists save most of the download; what is newer is fetched beside them.
+    cp -a /var/lib/apt/lists/. "$work/lists/" 2>/dev/null || true
+    quietly apt_isolated apt-get update ||
+        say "the package lists could not all be refreshed; going on with what is there"
+}
+
+candidate() { apt_isolated apt-cache policy "$1" | sed -nE 's/^ +Candidate: //p' | grep -v '(none)' || true; }
+
+offers() { apt_isolated apt-cache madison "$1" | awk '{ print $3 }' | grep -qxF "$2"; }
+
+installed_version() { dpkg-query -W -f '${Version}' "$1" 2>/dev/null || true; }
+
+newest_offered() {
+    local version
+    for version in $SUPPORTED; do
+        if [ -n "$(candidate "postgresql-$version")" ] && [ -n "$(candidate "postgresql-plpython3-$version")" ] &&
+            [ -n "$(candidate "postgresql-$version-cron")" ]; then
+            echo "$version"
+            return
+        fi
+    done
+}
+
+# plpython3 depends on its server's exact version: take the one that fits what is installed.
+plpython_package() {
+    local name=postgresql-plpython3-$1 version
+    version=$(installed_version "postgresql-$1")
+    if [ -n "$version" ] && offers "$name" "$version"; then
+        name=$name=$version
+    elif [ -n "$version" ]; then
+        say "no plpython3 for the installed PostgreSQL $version: the server is upgraded to $(candidate "postgresql-$1")"
+        upgrade=yes
+    fi
+    package=$name
+}
+
+# --- keeping other clusters out of it ------------------------------------------------------
+
+running_clusters() { pg_lsclusters -h 2>/dev/null | awk '$4 ~ /online/ { print $1 "/" $2 }'; }
+
+hold_services() {
+    if [ ! -e "$POLICY" ]; then
+        printf '#!/bin/sh\n# temporary, by ragstone: installing must not start or restart a server\nexit 101\n' >"$POLICY"
+        chmod 755 "$POLICY"
+        made_policy=yes
+    elif [ -n "$upgrade" ] && [ -n "$(running_clusters)" ] && [ "$(policy_answer)" != 101 ]; then
+        die "upgrading PostgreSQL would restart $(running_clusters | tr '\n' ' ')" \
+            "$POLICY lets it. Upgrade the server yourself at a time that suits you, then run this again."
+    fi
+    if [ ! -e "$CREATE_CLUSTER_DROPIN" ]; then
+        mkdir -p "$(dirname "$CREATE_CLUSTER_DROPIN")"
+        printf 'create_main_cluster = false\n' >"$CREATE_CLUSTER_DROPIN"
+        made_dropin=yes
+    fi
+}
+
+policy_answer() {
+    local answer=0
+    "$POLICY" postgresql restart >/dev/null 2>&1 || answer=$?
+    echo "$answer"
+}
+
+cleanup() {
+    [ -z "$made_policy" ] || rm -f "$POLICY"
+    if [ -n "$made_dropin" ]; then
+        rm -f "$CREATE_CLUSTER_DROPIN"
+        rmdir --ignore-fail-on-non-empty "$(dirname "$CREATE_CLUSTER_DROPIN")"
+    fi
+    rm -rf "$work"
+}
+
+# --- pgvector from Debian's source package -------------------------------------------------
+
+debian_mirror() {
+    # shellcheck disable=SC2016 # apt fills these in
+    apt-get indextargets --format '$(ORIGIN) $(COMPONENT) $(LABEL) $(REPO_URI)' |
+        awk '$1 == "Debian" && $2 == "main" && $3 == "Debian" { print $4; exit }'
+}
+
+fetch_vector_source() {
+    local mirror
+    mirror=$(debian_mirror)
+    [ -n "$mirror" ] || die "no package of pgvector for PostgreSQL $major here, and no Debian mirror to take its source from" \
+        "Install pgvector 0.8 or newer for this server, then run this again."
+    mkdir -p "$work/source/lists" "$work/source/cache"
+    echo "deb-src [signed-by=$DEBIAN_KEYRING] $mirror $VECTOR_SUITE main" >"$work/source/sources.list"
+    local isolated=(-q -o Dir::Etc::SourceList="$work/source/sources.list" -o Dir::Etc::SourceParts=/dev/null
+        -o Dir::State::lists="$work/source/lists" -o Dir::Cache="$work/source/cache")
+    cd "$work/source"
+    if ! quietly apt-get "${isolated[@]}" update ||
+        ! quietly apt-get "${isolated[@]}" source --download-only pgvector; then
+        die "could not fetch the source of pgvector from $mirror"
+    fi
+    mkdir pgvector
+    tar -xf pgvector_*.orig.tar.* -C pgvector --strip-components=1
+}
+
+# The headers are unpacked beside the build: their package would bring in all of LLVM.
+unpack_headers() {
+    local version package
+    version=$(installed_version "postgresql-$major")
+    cd "$work/source"
+    for package in "postgresql-server-dev-$major" libpq-dev; do
+        if offers "$package" "$version"; then package=$package=$version; fi
+        quietly apt_isolated apt-get download "$package" || die "could not fetch $package"
+    done
+    for package in ./*.deb; do dpkg-deb -x "$package" headers; done
+    cat >with_headers <<WRAPPER
+#!/bin/sh
+case "\$1" in
+    --includedir | --includedir-server | --pkgincludedir) echo "$work/source/headers\$("$pg_config" "\$1")" ;;
+    *) exec "$pg_config" "\$@" ;;
+esac
+WRAPPER
+    chmod 755 with_headers
+}
+
+build_vector() {
+    say "building pgvector from Debian's source package (less than a minute)"
+    fetch_vector_source
+    unpack_headers
+    local flags=(-C "$work/source/pgvector" PG_CONFIG="$work/source/with_headers" OPTFLAGS="" with_llvm=no)
+    quietly make -j"$(nproc)" "${flags[@]}" || die "pgvector did not build"
+    quietly make "${flags[@]}" install || die "pgvector could not be installed"
+}
+
+# --- the whole -----------------------------------------------------------------------------
+
+packages_by_hand() {
+    cat <<'LIST'
+ragstone needs, for PostgreSQL 15 to 18:
+  the server, PL/Python 3 (plpython3u), pg_cron, pgvector 0.8 or newer,
+  and the venv module of the Python that plpython3.so is linked to.
+On Debian and Ubuntu: postgresql-N postgresql-plpython3-N postgresql-N-cron postgresql-N-pgvector python3-venv
+On Fedora and RHEL (PGDG): postgresqlN-server postgresqlN-plpython3 pg_cron_N pgvector_N python3
+Install them, then run this again.
+LIST
+}
+
+become_root() {
+    [ "$(id -u)" -ne 0 ] || return 0
+    command -v sudo >/dev/null || die "these are missing: $*" "Installing them needs root: run 'tools/deps.sh' as root."
+    say "installing needs root: asking sudo"
+    exec sudo -- env PG_CONFIG="${PG_CONFIG:-}" bash "$0"
+}
+
+install_packages() {
+    [ $# -gt 0 ] || return 0
+    say "installing $*"
+    hold_services
+    quietly apt_isolated apt-get install -y --no-install-recommends "$@" ||
+        die "apt could not install the packages" "Is the network there? 'apt-get update' shows what apt can reach."
+}
+
+install_missing() {
+    local pg_config=$1 packages=() package=""
+    shift
+    local wanted=" $* "
+    major=$(if [ -n "$pg_config" ]; then server_major "$pg_config"; else newest_offered; fi)
+    [ -n "$major" ] || die "apt offers no PostgreSQL from 15 to 18 with PL/Python and pg_cron" "$(packages_by_hand)"
+    case $wanted in *" server "*) packages+=("postgresql-$major") ;; esac
+    case $wanted in *" plpython "*) plpython_package "$major" && packages+=("$package") ;; esac
+    case $wanted in *" cron "*) packages+=("postgresql-$major-cron") ;; esac
+    case $wanted in *" venv "*) packages+=(python3-venv) ;; esac
+    case $wanted in *" vector "*)
+        if [ -n "$(candidate "postgresql-$major-pgvector")" ]; then
+            packages+=("postgresql-$major-pgvector")
+        else
+            vector_from_source=yes
+            command -v cc >/dev/null && command -v make >/dev/null || packages+=(gcc libc6-dev make)
+        fi ;;
+    esac
+    install_packages "${packages[@]}"
+}
+
+main() {
+    local pg_config wanted
+    pg_config=$(pg_config_path)
+    wanted=$(missing "$pg_config" | tr '\n' ' ')
+    [ -n "$wanted" ] || return 0
+    command -v apt-get >/dev/null || die "only Debian and Ubuntu are installed by this script; missing: $wanted" "$(packages_by_hand)"
+    become_root "$wanted"
+    work=$(mktemp -d /var/tmp/ragstone-deps.XXXXXX)
+    chmod 755 "$work" # apt downloads as an account of its own
+    made_policy="" made_dropin="" upgrade="" vector_from_source="" major=""
+    trap cleanup EXIT
+    refresh_lists
+    # shellcheck disable=SC2086 # one word each
+    install_missing "$pg_config" $wanted
+    pg_config=$(pg_config_path)
+    [ -z "$vector_from_source" ] || build_vector
+}
+
+# --- what only the server's owner may change -----------------------------------------------
+
+preloads_pg_cron() {
+    grep -qrsE "^\s*shared_preload_libraries\s*=.*pg_cron" "/etc/postgresql/$1" \
+        "$2"/postgresql.conf "$2"/postgresql.auto.conf
+}
+
+# Clusters of Debian's kind are looked at; where there are others, the advice is given anyway.
+advice() {
+    local pg_config version cluster data
+    pg_config=$(pg_config_path)
+    version=$(server_major "$pg_config")
+    if command -v pg_lsclusters >/dev/null; then
+        cluster=""
+        while read -r _ cluster _ _ _ data _; do
+            ! preloads_pg_cron "$version/$cluster" "$data" || return 0
+        done < <(pg_lsclusters -h | awk -v version="$version" '$1 == version')
+        [ -n "$cluster" ] || return 0
+    fi
+    cat <<'ADVICE'
+Workers are started by pg_cron, which the server must preload. In its postgresql.conf, then restart it:
+  shared_preload_libraries = 'pg_cron'
+  cron.database_name = 'postgres'            # the database that ragstone is created in
+  cron.use_background_workers = on
+Then: psql -c 'create extension ragstone cascade'
+ADVICE
+}
+
+case "${1:-install}" in
+    install) main ;;
+    pg_config) pg_config_path ;;
+    advice) advice ;;
+    python) linked_python "$(pg_config_path)" ;;
+    *) die "unknown command: $1" ;;
+esac
