@@ -1,0 +1,261 @@
+"""Opening a user's file: what may be read, and what a hostile path gets."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from ragstone.errors import DocumentError
+from ragstone.files import Snapshot, open_beneath, snapshot
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "documents"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a.txt").write_text("alpha")
+    (folder / "sub" / "b.txt").write_text("beta")
+    (tmp_path / "secret.txt").write_text("secret")
+    return folder
+
+
+def read(root: Path, path: str) -> bytes:
+    fd = open_beneath(root, path)
+    try:
+        return os.read(fd, 1000)
+    finally:
+        os.close(fd)
+
+
+def refusal(root: Path, path: str) -> DocumentError:
+    with pytest.raises(DocumentError) as caught:
+        os.close(open_beneath(root, path))
+    assert caught.value.stage == "read"
+    assert caught.value.hint
+    return caught.value
+
+
+def test_a_path_relative_to_the_root_is_read(root: Path) -> None:
+    assert read(root, "sub/b.txt") == b"beta"
+    assert read(root, "./sub/../a.txt") == b"alpha"
+
+
+def test_an_absolute_path_inside_the_root_is_read(root: Path) -> None:
+    assert read(root, str(root / "a.txt")) == b"alpha"
+
+
+def test_a_root_that_is_itself_a_link_still_serves_its_files(root: Path) -> None:
+    link = root.parent / "link"
+    link.symlink_to(root)
+    assert read(link, "a.txt") == b"alpha"
+    assert read(link, str(link / "a.txt")) == b"alpha"
+    assert read(link, str(root / "a.txt")) == b"alpha"
+
+
+def test_a_link_that_stays_inside_is_followed(root: Path) -> None:
+    (root / "inside").symlink_to("sub/b.txt")
+    assert read(root, "inside") == b"beta"
+
+
+@pytest.mark.parametrize(
+    "path", ["../secret.txt", "sub/../../secret.txt", "/etc/passwd", "/etc/no-such-file", "/"]
+)
+def test_no_path_reads_outside_the_root_or_tells_what_exists_there(root: Path, path: str) -> None:
+    assert refusal(root, path).code == "outside_root"
+
+
+def test_a_root_with_a_like_named_neighbour_does_not_serve_the_neighbour(root: Path) -> None:
+    neighbour = root.parent / "documents2"
+    neighbour.mkdir()
+    (neighbour / "c.txt").write_text("c")
+    assert refusal(root, str(neighbour / "c.txt")).code == "outside_root"
+
+
+def test_a_link_out_of_the_root_is_refused(root: Path) -> None:
+    (root / "out").symlink_to(root.parent / "secret.txt")
+    (root / "up").symlink_to(root.parent)
+    assert refusal(root, "out").code == "outside_root"
+    assert refusal(root, "up/secret.txt").code == "outside_root"
+
+
+def test_a_file_swapped_for_a_link_while_it_is_opened_never_leaks(root: Path) -> None:
+    victim, good, bad = root / "victim", root / "good", root / "bad"
+    good.write_text("alpha")
+    bad.symlink_to(root.parent / "secret.txt")
+    pid = os.fork()
+    if pid == 0:
+        while True:  # swap as fast as possible
+            for source in (good, bad):
+                temporary = root / "temporary"
+                try:
+                    if source is bad:
+                        temporary.symlink_to(root.parent / "secret.txt")
+                    else:
+                        temporary.write_text("alpha")
+                    temporary.rename(victim)
+                except OSError:
+                    pass
+    try:
+        end = time.monotonic() + 1.0
+        while time.monotonic() < end:
+            try:
+                assert read(root, "victim") in (b"alpha", b"")
+            except DocumentError as error:
+                assert error.code in ("outside_root", "not_found", "io_error")
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def test_a_named_pipe_does_not_block_the_server(root: Path) -> None:
+    os.mkfifo(root / "pipe")
+    started = time.monotonic()
+    assert refusal(root, "pipe").code == "not_regular"
+    assert time.monotonic() - started < 0.5
+
+
+def test_a_device_is_never_opened() -> None:
+    assert refusal(Path("/dev"), "zero").code == "not_regular"
+
+
+def test_each_mistake_in_a_path_has_its_own_reason(root: Path) -> None:
+    (root / "loop").symlink_to("loop")
+    expected = {
+        "": "bad_path",
+        "  ": "bad_path",
+        "a\x00b": "bad_path",
+        "lone \ud800": "bad_path",
+        "missing.txt": "not_found",
+        "a.txt/more": "not_found",
+        "sub": "is_directory",
+        "x" * 300: "name_too_long",
+        "loop": "symlink_loop",
+    }
+    assert {path: refusal(root, path).code for path in expected} == expected
+
+
+@pytest.mark.parametrize("path", ["C:\\Docs\\plan.pdf", "reports\\plan.pdf", "D:/plan.pdf"])
+def test_a_windows_path_is_told_how_to_be_written(root: Path, path: str) -> None:
+    assert "forward slashes" in refusal(root, path).hint
+
+
+def test_a_url_is_told_that_it_is_no_path(root: Path) -> None:
+    assert "URL" in refusal(root, "https://example.org/plan.pdf").hint
+
+
+@pytest.mark.parametrize("name", ["it's \"quoted\".txt", "new\nline.txt", "tab\t.txt", "b\\s.txt"])
+def test_odd_but_legal_names_are_read(root: Path, name: str) -> None:
+    (root / name).write_text("odd")
+    assert read(root, name) == b"odd"
+
+
+def test_a_name_that_is_not_utf8_is_read(root: Path) -> None:
+    name = b"caf\xe9.txt"
+    with open(os.path.join(os.fsencode(root), name), "wb") as file:
+        file.write(b"latin")
+    assert read(root, name.decode("utf-8", "surrogateescape")) == b"latin"
+
+
+def test_a_message_about_an_odd_name_stays_on_one_line(root: Path) -> None:
+    error = refusal(root, "no\nsuch\n" + "y" * 5_000 + "/file")
+    assert "\n" not in error.message + error.detail
+    assert len(error.detail) < 500
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_the_server_may_not_read_says_so(root: Path) -> None:
+    (root / "private.txt").write_text("x")
+    (root / "private.txt").chmod(0)
+    error = refusal(root, "private.txt")
+    assert error.code == "permission_denied"
+    assert not error.permanent
+
+
+def test_a_missing_root_is_the_settings_fault(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "none", "a.txt").code == "root_missing"
+
+
+def nothing() -> None:
+    pass
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def take(source: int | bytes, max_bytes: int = 10**8) -> Snapshot:
+    return snapshot(source, max_bytes, nothing)
+
+
+def test_a_snapshot_is_what_was_hashed_and_cannot_be_changed(root: Path) -> None:
+    fd = os.open(root / "a.txt", os.O_RDONLY)
+    with take(fd) as copy:
+        (root / "a.txt").write_text("other")
+        assert os.read(copy.fd, 100) == b"alpha"
+        assert copy.sha256 == hashlib.sha256(b"alpha").hexdigest()
+        with pytest.raises(PermissionError):
+            os.pwrite(copy.fd, b"x", 0)
+        with pytest.raises(PermissionError):
+            os.truncate(copy.fd, 0)
+    os.close(fd)
+
+
+def test_bytes_and_file_make_the_same_snapshot(root: Path) -> None:
+    data = os.urandom(3_000_001)
+    (root / "big").write_bytes(data)
+    fd = os.open(root / "big", os.O_RDONLY)
+    with take(fd) as one, take(data) as two:
+        assert (one.size, one.sha256) == (two.size, two.sha256) == (
+            3_000_001,
+            hashlib.sha256(data).hexdigest(),
+        )
+    os.close(fd)
+
+
+def test_a_cancel_stops_the_copy_and_leaves_nothing_open() -> None:
+    calls = []
+
+    def cancel() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    before = open_descriptors()
+    with pytest.raises(KeyboardInterrupt):
+        snapshot(bytes(10_000_000), 10**8, cancel)
+    assert len(calls) == 3
+    assert open_descriptors() == before
+
+
+@pytest.mark.parametrize(("data", "code"), [(b"", "empty"), (b"123456", "too_large")])
+def test_what_is_empty_or_too_large_says_so(root: Path, data: bytes, code: str) -> None:
+    (root / "file").write_bytes(data)
+    fd = os.open(root / "file", os.O_RDONLY)
+    before = open_descriptors()
+    for source in (fd, data):
+        with pytest.raises(DocumentError) as caught:
+            take(source, max_bytes=5)
+        assert caught.value.code == code
+    assert open_descriptors() == before
+    os.close(fd)
+
+
+def test_a_file_written_to_meanwhile_is_tried_again(root: Path) -> None:
+    path = root / "growing"
+    path.write_bytes(bytes(3_000_000))
+    fd = os.open(path, os.O_RDONLY)
+
+    def grow() -> None:
+        with path.open("ab") as file:
+            file.write(b"more")
+
+    with pytest.raises(DocumentError) as caught:
+        snapshot(fd, 10**8, grow)
+    os.close(fd)
+    assert caught.value.code == "changed"
+    assert not caught.value.permanent

@@ -1,0 +1,650 @@
+"""The child process: what hostile input costs, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer as HuggingFaceTokenizer
+from tokenizers import models, pre_tokenizers
+
+from ragstone.confine import filter_program
+from ragstone.errors import DocumentError
+from ragstone.extract.model import Limits
+from ragstone.files import snapshot
+from ragstone.protocol import Extraction, ExtractRequest
+from ragstone.sandbox import Sandbox, default_interpreter, default_library_paths
+
+PACKAGE = Path(__file__).resolve().parents[2] / "plpy_lib"
+QUICK = Limits(cpu_seconds=2, wall_seconds=3)
+
+
+def nothing() -> None:
+    pass
+
+
+@pytest.fixture(scope="session")
+def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer of single words; which ones does not matter here."""
+    tokenizer = HuggingFaceTokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    path = tmp_path_factory.mktemp("model") / "tokenizer.json"
+    tokenizer.save(str(path))
+    return path
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox() as box:
+        yield box
+    assert box.pid is None
+
+
+Run = Callable[..., Extraction]
+
+
+@pytest.fixture
+def run(sandbox: Sandbox, tokenizer_path: Path) -> Run:
+    def extract(
+        data: bytes,
+        name: str = "a.txt",
+        check: Callable[[], None] = nothing,
+        limits: Limits = Limits(),  # noqa: B008
+    ) -> Extraction:
+        submit(sandbox, tokenizer_path, data, name, limits)
+        return sandbox.result(check)
+
+    return extract
+
+
+def submit(
+    sandbox: Sandbox, tokenizer_path: Path, data: bytes, name: str, limits: Limits
+) -> None:
+    with snapshot(data, 10**9, nothing) as copy:
+        sandbox.submit(ExtractRequest(name, tokenizer_path, limits), copy.fd)
+
+
+def is_gone(pid: int) -> bool:
+    """True only if it was reaped, too: a zombie still has an entry."""
+    return not Path(f"/proc/{pid}").exists()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+# A child that does what a document says, to see what the kernel makes of it. It confines itself
+# and talks with the very code of the real one.
+FAULTY = """
+import ctypes, importlib.util, json, os, socket, sys, time
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("child", {child!r})
+child = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(child)
+
+def work(message, fd):
+    code = child.read_all(fd).decode()
+    scope = {{"os": os, "sys": sys, "ctypes": ctypes, "socket": socket, "time": time}}
+    exec(code, scope)
+    content = json.dumps(scope.get("found"))
+    return {{"document": {{"mime_type": "text/plain", "metadata": {{}},
+             "chunks": [[content, None, 1, None, None]]}}}}
+
+child.work = work
+child.__file__ = {child!r}
+child.main()
+"""
+
+
+@pytest.fixture
+def faulty(tmp_path: Path) -> Iterator[Sandbox]:
+    program = tmp_path / "faulty.py"
+    program.write_text(FAULTY.format(child=str(PACKAGE / "ragstone" / "child.py")))
+    with Sandbox(program=program) as box:
+        yield box
+
+
+@pytest.fixture
+def act(faulty: Sandbox, tokenizer_path: Path) -> Callable[..., object]:
+    """Run code in the confined child and return what it put into `found`."""
+
+    def perform(code: str, limits: Limits = QUICK, check: Callable[[], None] = nothing) -> object:
+        submit(faulty, tokenizer_path, textwrap.dedent(code).encode(), "x", limits)
+        return json.loads(faulty.result(check).chunks[0].content)
+
+    return perform
+
+
+def failure(action: Callable[[], object]) -> DocumentError:
+    with pytest.raises(DocumentError) as caught:
+        action()
+    assert caught.value.message
+    assert caught.value.detail
+    return caught.value
+
+
+# --- the ordinary ------------------------------------------------------------------------------
+
+
+def test_a_text_becomes_passages(run: Run) -> None:
+    found = run(b"One fine day.\n\nAnother one.", "notes.txt")
+    assert found.mime_type == "text/plain"
+    assert [chunk.content for chunk in found.chunks] == ["One fine day.\n\nAnother one."]
+    assert found.chunks[0].char_count == 27
+    assert found.chunks[0].token_count == 7
+
+
+def test_the_child_serves_many_documents_and_is_replaced_when_old(tokenizer_path: Path) -> None:
+    pids = []
+    with Sandbox(max_documents=3) as box:
+        for number in range(7):
+            submit(box, tokenizer_path, b"text %d" % number, "a.txt", Limits())
+            pids.append(box.pid)
+            assert box.result(nothing).chunks[0].content == f"text {number}"
+    assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [3, 3, 1]
+    assert all(is_gone(pid) for pid in pids if pid)
+
+
+def test_a_child_that_swelled_is_replaced(
+    faulty: Sandbox, act: Callable[..., object]
+) -> None:
+    act("found = 1")
+    pid = faulty.pid
+    act("sys.kept = bytearray(b'x') * 300_000_000")
+    assert faulty.pid == pid
+    act("found = 1")
+    assert faulty.pid != pid
+
+
+def test_extraction_goes_on_while_the_worker_embeds(
+    sandbox: Sandbox, tokenizer_path: Path
+) -> None:
+    """Also an answer larger than a socket's buffer, collected long after it was ready."""
+    text = b"many words here. " * 100_000
+    limits = replace(QUICK, wall_seconds=4, cpu_seconds=10)
+    submit(sandbox, tokenizer_path, text, "a.txt", limits)
+    time.sleep(4.5)
+    assert sum(chunk.char_count for chunk in sandbox.result(nothing).chunks) > len(text) * 0.9
+
+
+def test_a_document_error_says_what_and_why_and_the_child_lives_on(
+    run: Run, sandbox: Sandbox
+) -> None:
+    assert run(b"fine").chunks
+    pid = sandbox.pid
+    error = failure(lambda: run(b"\xff\xd8\xff\xe0 picture", "scan.pdf"))
+    assert error.code == "unsupported"
+    assert "JPEG" in error.detail
+    assert "PDF" in error.detail
+    assert run(b"fine").chunks
+    assert sandbox.pid == pid
+
+
+def test_the_health_check_can_show_what_protects(sandbox: Sandbox) -> None:
+    protections = sandbox.start(nothing)
+    assert {"pdeathsig", "rlimits", "no_new_privs"} <= set(protections)
+    assert sandbox.protections == protections
+
+
+def test_a_child_that_died_between_documents_costs_no_document(
+    run: Run, sandbox: Sandbox
+) -> None:
+    assert run(b"one").chunks
+    assert sandbox.pid
+    os.kill(sandbox.pid, signal.SIGKILL)
+    time.sleep(0.05)
+    assert run(b"two").chunks
+
+
+def test_a_broken_installation_says_so_at_once(tokenizer_path: Path, tmp_path: Path) -> None:
+    program = tmp_path / "broken.py"
+    program.write_text("import no_such_module")
+    for box in (Sandbox(program=program), Sandbox(python=tmp_path / "none")):
+        with box:
+            error = failure(lambda box=box: box.start(nothing))
+        assert error.code == "sandbox_failed"
+
+
+# --- what a document may cost ------------------------------------------------------------------
+
+
+def test_a_document_that_eats_memory_dies_alone(
+    act: Callable[..., object], faulty: Sandbox
+) -> None:
+    error = failure(lambda: act("x = bytearray(2_000_000_000)"))
+    assert (error.code, error.permanent) == ("out_of_memory", True)
+    assert act("found = 'next'") == "next"
+
+
+def test_memory_wanted_by_a_library_in_c_is_out_of_memory_too(
+    act: Callable[..., object],
+) -> None:
+    code = """
+        data = []
+        while True:
+            data.append(os.urandom(1_000_000))
+    """
+    assert failure(lambda: act(code)).code == "out_of_memory"
+
+
+def test_an_endless_loop_ends_at_the_cpu_limit(act: Callable[..., object]) -> None:
+    limits = Limits(cpu_seconds=1, wall_seconds=20)
+    assert failure(lambda: act("while True: pass", limits)).code == "cpu_limit"
+
+
+def test_the_cpu_limit_is_each_documents_own(act: Callable[..., object]) -> None:
+    limits = Limits(cpu_seconds=1, wall_seconds=20)
+    busy = "end = time.process_time() + 0.8\nwhile time.process_time() < end: pass\nfound = 1"
+    assert [act(busy, limits) for _ in range(4)] == [1, 1, 1, 1]
+
+
+def test_a_document_that_sleeps_ends_at_the_wall_limit(act: Callable[..., object]) -> None:
+    started = time.monotonic()
+    error = failure(lambda: act("time.sleep(60)", Limits(wall_seconds=1)))
+    assert error.code == "timeout"
+    assert time.monotonic() - started < 5
+
+
+def test_a_child_that_ignores_its_clock_is_stopped_by_the_parent(
+    act: Callable[..., object],
+) -> None:
+    code = "import signal; signal.setitimer(signal.ITIMER_REAL, 0); time.sleep(60)"
+    assert failure(lambda: act(code, Limits(wall_seconds=1))).code == "timeout"
+
+
+def test_a_busy_parent_does_not_let_the_child_run_on(
+    faulty: Sandbox, tokenizer_path: Path
+) -> None:
+    submit(faulty, tokenizer_path, b"time.sleep(60)", "x", Limits(wall_seconds=1))
+    pid = faulty.pid
+    stat = Path(f"/proc/{pid}/stat")
+    assert wait_until(lambda: stat.read_text().rsplit(")", 1)[1].split()[0] == "Z")
+    assert failure(lambda: faulty.result(nothing)).code == "timeout"
+    assert pid
+    assert is_gone(pid)
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [("ctypes.string_at(0)", "SIGSEGV"), ("os.abort()", "SIGABRT"), ("os._exit(3)", "status 3")],
+)
+def test_a_crash_is_this_documents_error_and_the_next_is_served(
+    act: Callable[..., object], code: str, name: str
+) -> None:
+    error = failure(lambda: act(code))
+    assert error.code == "crashed"
+    assert name in error.detail
+    assert act("found = 'next'") == "next"
+
+
+def test_a_killed_child_may_be_the_systems_doing_so_it_is_tried_again(
+    faulty: Sandbox, tokenizer_path: Path
+) -> None:
+    submit(faulty, tokenizer_path, b"time.sleep(60)", "x", QUICK)
+    assert faulty.pid
+    time.sleep(0.3)
+    os.kill(faulty.pid, signal.SIGKILL)
+    error = failure(lambda: faulty.result(nothing))
+    assert (error.code, error.permanent) == ("out_of_memory", False)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"\xff\xff\xff\xff",
+        b"\x00\x00\x00\x02[]",
+        b"\x00\x00\x00\x03{{{",
+        b'\x00\x00\x00\x0f{"document": 1} ',
+        b'\x00\x00\x00\x02{}',
+        b'\x00\x00\x00\x0c{"error": {}}',
+    ],
+)
+def test_an_answer_forged_by_the_child_reaches_nothing(
+    act: Callable[..., object], answer: bytes
+) -> None:
+    error = failure(lambda: act(f"os.write(0, {answer!r})"))
+    assert error.code in ("crashed", "too_large")
+    assert act("found = 'next'") == "next"
+
+
+def test_chunks_beyond_the_limit_are_refused(run: Run) -> None:
+    limits = Limits(max_chunks=3)
+    error = failure(lambda: run(b"word " * 1_000, limits=limits))
+    assert error.code == "too_many_chunks"
+
+
+# --- cancel and death --------------------------------------------------------------------------
+
+
+class CancelledError(Exception):
+    pass
+
+
+def test_a_cancel_is_seen_within_a_quarter_second_and_leaves_no_child(
+    faulty: Sandbox, act: Callable[..., object]
+) -> None:
+    act("found = 1")
+    pid = faulty.pid
+    when: list[float] = []
+
+    def check() -> None:
+        when.append(time.monotonic())
+        if len(when) == 5:
+            raise CancelledError
+
+    with pytest.raises(CancelledError):
+        act("time.sleep(60)", check=check)
+    assert time.monotonic() - when[0] < 1.0
+    assert max(later - earlier for earlier, later in zip(when, when[1:], strict=False)) < 0.25
+    assert pid
+    assert is_gone(pid)
+    assert faulty.pid is None
+    assert act("found = 'next'") == "next"
+
+
+def test_closing_leaves_no_child_and_no_descriptor(tokenizer_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    box = Sandbox()
+    submit(box, tokenizer_path, b"text", "a.txt", Limits())
+    pid = box.pid
+    box.close()
+    assert pid
+    assert is_gone(pid)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+PARENT = """
+import sys, time
+sys.path[:0] = {paths!r}
+from pathlib import Path
+from ragstone.sandbox import Sandbox
+from ragstone.protocol import ExtractRequest
+from ragstone.files import snapshot
+box = Sandbox(program=Path({program!r}))
+with snapshot(b"time.sleep(60)", 1000, lambda: None) as copy:
+    box.start(lambda: None)
+    box.submit(ExtractRequest("x", Path({tokenizer!r})), copy.fd)
+print(box.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_backend_leaves_no_child_behind(
+    faulty: Sandbox, tokenizer_path: Path, number: signal.Signals
+) -> None:
+    paths = [str(PACKAGE), *map(str, default_library_paths())]
+    code = PARENT.format(
+        paths=paths, program=str(faulty._program), tokenizer=str(tokenizer_path)
+    )
+    parent = subprocess.Popen(
+        [default_interpreter(), "-c", code], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout
+    pid = int(parent.stdout.readline())
+    time.sleep(0.2)
+    assert not is_gone(pid)
+    parent.send_signal(number)
+    parent.wait()
+    parent.stdout.close()
+
+    def is_dead() -> bool:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            stat = Path(f"/proc/{pid}/stat").read_text()
+            return stat.rsplit(")", 1)[1].split()[0] == "Z"  # init has yet to reap it
+        return True
+
+    assert wait_until(is_dead)
+
+
+def test_a_signal_to_the_backends_group_is_not_the_childs_death(
+    act: Callable[..., object], faulty: Sandbox
+) -> None:
+    act("found = 1")
+    assert faulty.pid
+    assert os.getpgid(faulty.pid) != os.getpgid(0)
+
+
+def test_the_child_works_where_the_backend_blocks_all_signals(
+    tokenizer_path: Path, act: Callable[..., object]
+) -> None:
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))
+    try:
+        error = failure(lambda: act("while True: pass", Limits(cpu_seconds=1, wall_seconds=20)))
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+    assert error.code == "cpu_limit"
+
+
+# --- confinement -------------------------------------------------------------------------------
+
+
+def attempt(act: Callable[..., object], code: str) -> object:
+    """The name of the error that `code` meets in the child, None if it worked."""
+    indented = textwrap.indent(textwrap.dedent(code).strip(), "    ")
+    return act(f"found = None\ntry:\n{indented}\nexcept Exception as error:\n"
+               "    found = type(error).__name__")
+
+
+@pytest.fixture
+def protections(sandbox: Sandbox) -> tuple[str, ...]:
+    return sandbox.start(nothing)
+
+
+def test_the_child_cannot_read_the_servers_files(
+    act: Callable[..., object], protections: tuple[str, ...], tmp_path: Path
+) -> None:
+    if not any(name.startswith("landlock") for name in protections):
+        pytest.skip("the kernel has no Landlock")
+    (tmp_path / "secret").write_text("x")
+    for path in ("/etc/passwd", str(tmp_path / "secret"), "/proc/self/environ", "/dev/null"):
+        assert attempt(act, f"open({path!r}).close()") == "PermissionError"
+    assert attempt(act, "os.listdir('/')") == "PermissionError"
+
+
+def test_the_child_cannot_write_make_or_remove_a_file(
+    act: Callable[..., object], tmp_path: Path
+) -> None:
+    tmp_path.chmod(0o777)
+    victim = tmp_path / "victim"
+    victim.write_text("keep")
+    victim.chmod(0o666)
+    for code in (
+        f"open({str(victim)!r}, 'w').close()",
+        f"open({str(victim)!r}, 'r+').close()",
+        f"open({str(tmp_path / 'new')!r}, 'x').close()",
+        f"os.truncate({str(victim)!r}, 0)",
+        f"os.unlink({str(victim)!r})",
+        f"os.rename({str(victim)!r}, {str(tmp_path / 'moved')!r})",
+        f"os.mkdir({str(tmp_path / 'folder')!r})",
+        f"os.chmod({str(victim)!r}, 0)",
+        f"os.symlink('x', {str(tmp_path / 'link')!r})",
+    ):
+        assert attempt(act, code) == "PermissionError", code
+    assert victim.read_text() == "keep"
+
+
+def test_the_child_cannot_reach_the_network_or_the_database(
+    act: Callable[..., object], protections: tuple[str, ...]
+) -> None:
+    if "seccomp" not in protections:
+        pytest.skip("the kernel has no seccomp filter")
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    assert attempt(act, f"socket.create_connection(('127.0.0.1', {port}))") == "PermissionError"
+    assert attempt(act, "socket.socket(socket.AF_UNIX)") == "PermissionError"
+    assert attempt(act, "socket.socketpair()") == "PermissionError"
+    listener.close()
+
+
+def test_the_child_cannot_start_or_signal_a_process(
+    act: Callable[..., object], protections: tuple[str, ...]
+) -> None:
+    if "seccomp" not in protections:
+        pytest.skip("the kernel has no seccomp filter")
+    assert attempt(act, "os.fork()") == "PermissionError"
+    assert attempt(act, "os.execv('/bin/true', ['true'])") == "PermissionError"
+    assert attempt(act, "os.posix_spawn('/bin/true', ['true'], {})") == "PermissionError"
+    assert attempt(act, f"os.kill({os.getpid()}, 0)") == "PermissionError"
+    assert attempt(act, "import _thread; _thread.start_new_thread(print, ())") == "RuntimeError"
+
+
+def test_the_child_cannot_lift_its_limits(act: Callable[..., object]) -> None:
+    code = "import resource; resource.setrlimit(resource.RLIMIT_{0}, (10**12, 10**12))"
+    if os.geteuid() != 0:
+        assert attempt(act, code.format("AS")) == "ValueError"
+    assert attempt(act, f"import resource; resource.prlimit({os.getpid()}, 0)") in (
+        "PermissionError",
+        "OSError",
+    )
+
+
+def test_the_child_has_no_environment_and_no_other_descriptor(act: Callable[..., object]) -> None:
+    secret = os.open("/etc/passwd", os.O_RDONLY)
+    os.set_inheritable(secret, True)
+    try:
+        found = act(
+            """
+            def is_open(fd):
+                try:
+                    os.fstat(fd)
+                    return True
+                except OSError:
+                    return False
+            found = [sorted(os.environ), os.getcwd(), [fd for fd in range(32) if is_open(fd)]]
+            """
+        )
+    finally:
+        os.close(secret)
+    assert isinstance(found, list)
+    assert found[0] in (["TOKENIZERS_PARALLELISM"], ["LC_CTYPE", "TOKENIZERS_PARALLELISM"])
+    assert found[1] == "/"
+    # standard streams, the socket, the document
+    assert len(found[2]) <= 6
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_every_jump_of_the_filter_lands_inside_it(machine: str) -> None:
+    program = filter_program(machine, 4711)
+    assert program
+    for place, (code, if_true, if_false, _) in enumerate(program):
+        if code & 0x07 == 0x05:
+            assert place + 1 + max(if_true, if_false) < len(program)
+    assert program[-1][3] == 0x7FFF0000
+    assert filter_program("sparc64", 1) is None
+
+
+# --- hostile documents -------------------------------------------------------------------------
+
+
+def zip_of(members: dict[str, bytes]) -> bytes:
+    target = BytesIO()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return target.getvalue()
+
+
+BODY = (
+    b'<w:document xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main">'
+    b"<w:body>%s</w:body></w:document>"
+)
+PARAGRAPH = b"<w:p><w:r><w:t>%s</w:t></w:r></w:p>"
+
+
+def docx_of(document: bytes) -> bytes:
+    return zip_of({"[Content_Types].xml": b"<Types/>", "word/document.xml": document})
+
+
+def pdf_of(content: bytes, *, inflated: bool = False) -> bytes:
+    """A page whose content stream is `content`, compressed unless it already is."""
+    data = content if inflated else zlib.compress(content, 9)
+    objects = [
+        b"<</Type/Catalog/Pages 2 0 R>>",
+        b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
+        b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 600 800]/Contents 4 0 R"
+        b"/Resources<</Font<</F 5 0 R>>/XObject<</X 6 0 R>>>>>>",
+        b"<</Length %d/Filter/FlateDecode>>stream\n%s\nendstream" % (len(data), data),
+        b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
+        b"<</Type/XObject/Subtype/Form/BBox[0 0 9 9]/Resources<</XObject<</X 6 0 R>>>>"
+        b"/Length 20>>stream\n/X Do /X Do /X Do   \nendstream",
+    ]
+    target = b"%PDF-1.7\n"
+    for number, body in enumerate(objects, start=1):
+        target += b"%d 0 obj\n%s\nendobj\n" % (number, body)
+    return target + b"trailer<</Root 1 0 R>>\n%%EOF"
+
+
+def hostile() -> dict[str, Callable[[], tuple[bytes, str]]]:
+    """How to make each document; made only for its own test."""
+    laughs = b"".join(
+        b'<!ENTITY a%d "%s">' % (level, b"&a%d;" % (level - 1) * 10) for level in range(1, 10)
+    )
+    lol = b'<!DOCTYPE w:document [<!ENTITY a0 "lol">%s]>' % laughs
+    external = b'<!DOCTYPE w:document [<!ENTITY x SYSTEM "file:///etc/passwd">]>'
+    return {
+        "zip bomb": lambda: (docx_of(BODY % (b" " * 150_000_000)), "a.docx"),
+        "many members": lambda: (
+            zip_of({"[Content_Types].xml": b"", **{f"word/{n}": b"" for n in range(3_000)}}),
+            "a.docx",
+        ),
+        "entity expansion": lambda: (docx_of(lol + BODY % (PARAGRAPH % b"&a9;")), "a.docx"),
+        "external entity": lambda: (docx_of(external + BODY % (PARAGRAPH % b"&x;")), "a.docx"),
+        "deep XML": lambda: (docx_of(BODY % (b"<w:p>" * 500_000)), "a.docx"),
+        "cut archive": lambda: (docx_of(BODY % (PARAGRAPH % b"text"))[:-30], "a.docx"),
+        "deep page": lambda: (b"<html><body>" + b"<div>" * 400_000 + b"deep", "a.html"),
+        "deep list": lambda: (b"- " * 200_000 + b"deep", "a.md"),
+        "brackets": lambda: (b"[" * 400_000, "a.md"),
+        "emphasis": lambda: (b"*a **a " * 60_000, "a.md"),
+        "recursive PDF form": lambda: (pdf_of(b"/X Do BT /F 9 Tf (text) Tj ET"), "a.pdf"),
+        "PDF bomb": lambda: (pdf_of(b"q " * 150_000_000), "a.pdf"),
+        "PDF of nested arrays": lambda: (b"%PDF-1.4\n1 0 obj\n" + b"[" * 1_000_000, "a.pdf"),
+        "PDF of rubbish": lambda: (b"%PDF-1.7\n" + os.urandom(100_000), "a.pdf"),
+        "one line": lambda: (b"x" * 3_000_000, "a.txt"),
+        "binary": lambda: (os.urandom(100_000), "a.txt"),
+    }
+
+
+@pytest.mark.parametrize("name", hostile())
+def test_hostile_input_costs_only_its_own_document(
+    run: Run, sandbox: Sandbox, name: str
+) -> None:
+    """Text, or a reason; within the limits; and the next document is served."""
+    data, file_name = hostile()[name]()
+    pid = sandbox.pid
+    limits = Limits(cpu_seconds=5, wall_seconds=10)
+    started = time.monotonic()
+    try:
+        found = run(data, file_name, limits=limits)
+        assert all("root:" not in chunk.content for chunk in found.chunks)
+    except DocumentError as error:
+        assert error.message
+        assert error.detail
+        print(name, error.code, error.detail[:100])  # noqa: T201
+    assert time.monotonic() - started < 12
+    if sandbox.pid != pid and pid:
+        assert is_gone(pid)
+    assert run(b"next").chunks
+
+
+def test_the_package_path_in_use_is_this_repositorys() -> None:
+    assert sys.modules["ragstone.sandbox"].__file__ == str(PACKAGE / "ragstone" / "sandbox.py")
