@@ -31,7 +31,12 @@ class Cluster:
 
     def connect(self, database: str, **options: object) -> psycopg.Connection:
         return psycopg.connect(
-            host=self.host, port=self.port, user="postgres", dbname=database, autocommit=True, **options
+            host=self.host,
+            port=self.port,
+            user="postgres",
+            dbname=database,
+            autocommit=True,
+            **options,
         )
 
     def environment(self, database: str) -> dict[str, str]:
@@ -56,11 +61,15 @@ def cluster_script(command: str, directory: Path, *arguments: str) -> str:
     """Run tools/cluster.sh; its messages are part of a failing test's output."""
     return subprocess.run(
         [ROOT / "tools" / "cluster.sh", command, "--dir", str(directory), *arguments],
-        check=True, stdout=subprocess.PIPE, text=True,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
     ).stdout.strip()
 
 
-def start_cluster(directory: Path, database: str = "cron", port: int = 54330, **settings: str) -> Cluster:
+def start_cluster(
+    directory: Path, database: str = "cron", port: int = 54330, **settings: str
+) -> Cluster:
     """Make and start a cluster; nothing in it outlives the tests, so it need not reach the disk."""
     settings = {"fsync": "off", "autovacuum_naptime": "5s", "max_connections": "200"} | settings
     options = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
@@ -92,7 +101,9 @@ def cluster() -> Cluster:
     with FileLock(f"{cluster_dir()}.lock"):
         cluster = start_cluster(cluster_dir())
         with cluster.connect("postgres") as connection:
-            made = connection.execute("select from pg_database where datname = %s", [TEMPLATE]).fetchone()
+            made = connection.execute(
+                "select from pg_database where datname = %s", [TEMPLATE]
+            ).fetchone()
             if made is None:
                 connection.execute("create database unfinished")
                 with cluster.connect("unfinished") as template:
@@ -173,7 +184,9 @@ def table(db: psycopg.Connection) -> str:
     db.execute(
         'create table "TblDocumentFiles" ("DocumentID" integer primary key, "DocumentFilePath" text, note text)'
     )
-    db.execute("""select rag.attach_source('"TblDocumentFiles"', path_column => 'DocumentFilePath')""")
+    db.execute(
+        """select rag.attach_source('"TblDocumentFiles"', path_column => 'DocumentFilePath')"""
+    )
     return '"TblDocumentFiles"'
 
 

@@ -8,7 +8,7 @@ same versions of onnx, onnxruntime and numpy. `prepack` runs at install with the
 libraries only.
 """
 
-# ruff: noqa: PLC0415 -- `prepack` runs where the libraries of `build` are not installed
+
 
 from __future__ import annotations
 

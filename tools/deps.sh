@@ -5,6 +5,7 @@
 #   tools/deps.sh pg_config   print the pg_config of the newest installed server
 #   tools/deps.sh advice      print what to put into postgresql.conf, if it is not there
 #   tools/deps.sh python      print the interpreter that plpython3 is linked to
+#   tools/deps.sh mirror LABEL  print the mirror for packages labelled Debian or Debian-Security
 #
 # PG_CONFIG=/path/to/pg_config chooses the server.
 set -euo pipefail
@@ -170,15 +171,16 @@ cleanup() {
 
 # --- pgvector from Debian's source package -------------------------------------------------
 
+# Where the machine's own configuration takes packages of that label from.
 debian_mirror() {
     # shellcheck disable=SC2016 # apt fills these in
     apt-get indextargets --format '$(ORIGIN) $(COMPONENT) $(LABEL) $(REPO_URI)' |
-        awk '$1 == "Debian" && $2 == "main" && $3 == "Debian" { print $4; exit }'
+        awk -v label="$1" '$1 == "Debian" && $2 == "main" && $3 == label { print $4; exit }'
 }
 
 fetch_vector_source() {
     local mirror
-    mirror=$(debian_mirror)
+    mirror=$(debian_mirror Debian)
     [ -n "$mirror" ] || die "no package of pgvector for PostgreSQL $major here, and no Debian mirror to take its source from" \
         "Install pgvector 0.8 or newer for this server, then run this again."
     mkdir -p "$work/source/lists" "$work/source/cache"
@@ -299,15 +301,15 @@ preloads_pg_cron() {
 
 # Clusters of Debian's kind are looked at; where there are others, the advice is given anyway.
 advice() {
-    local pg_config version cluster data
+    local pg_config version cluster data found=""
     pg_config=$(pg_config_path)
     version=$(server_major "$pg_config")
     if command -v pg_lsclusters >/dev/null; then
-        cluster=""
         while read -r _ cluster _ _ _ data _; do
+            found=yes
             ! preloads_pg_cron "$version/$cluster" "$data" || return 0
         done < <(pg_lsclusters -h | awk -v version="$version" '$1 == version')
-        [ -n "$cluster" ] || return 0
+        [ -n "$found" ] || return 0
     fi
     cat <<'ADVICE'
 Workers are started by pg_cron, which the server must preload. In its postgresql.conf, then restart it:
@@ -322,6 +324,7 @@ case "${1:-install}" in
     install) main ;;
     pg_config) pg_config_path ;;
     advice) advice ;;
+    mirror) debian_mirror "$2" ;;
     python) linked_python "$(pg_config_path)" ;;
     *) die "unknown command: $1" ;;
 esac

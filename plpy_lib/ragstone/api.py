@@ -47,11 +47,14 @@ def embed(plpy: Any, content: str, model_name: str) -> str:
     model = db.model(model_name)
     loaded = embedder(model)
     # A token has a character or more, and rarely more than 16.
-    if len(content) > loaded.max_tokens - 2:
-        if loaded.count_tokens(content[: 16 * loaded.max_tokens]) > loaded.max_tokens:
-            db.notice(
-                f"the model reads only the first {loaded.max_tokens} tokens of this text",
-                hint="Ask a shorter question, or embed the text in pieces.",
-            )
+    beginning = content[: 16 * loaded.max_tokens]
+    if (
+        len(beginning) > loaded.max_tokens - 2
+        and loaded.count_tokens(beginning) > loaded.max_tokens
+    ):
+        db.notice(
+            f"the model reads only the first {loaded.max_tokens} tokens of this text",
+            hint="Ask a shorter question, or embed the text in pieces.",
+        )
     (vector,) = loaded.embed([content], check=db.check, truncate=True)
     return vector_literal(vector)

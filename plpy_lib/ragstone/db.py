@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ragstone.chunk import ChunkSpec
 from ragstone.errors import DocumentError
@@ -87,7 +87,7 @@ class Database:
     variable because the same session may build several of these.
     """
 
-    _plans: dict[str, Any] = {}
+    _plans: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, plpy: Any) -> None:
         self._plpy = plpy
@@ -143,7 +143,9 @@ class Database:
     # Configuration
 
     def settings(self) -> dict[str, str | None]:
-        return {row["name"]: row["value"] for row in self._rows("select name, value from rag.settings")}
+        return {
+            row["name"]: row["value"] for row in self._rows("select name, value from rag.settings")
+        }
 
     def model(self, name: str) -> Model:
         (row,) = self._rows(
@@ -180,12 +182,18 @@ class Database:
     def leave_worker(self, worker_id: int) -> None:
         self._rows("select rag._leave_worker($1)", ["int4"], worker_id)
 
-    def report_worker(self, worker_id: int, state: str, documents: int, chunks: int, tokens: int) -> bool:
-        """Write what the worker does and has done since the last report; True where it shall stop."""
+    def report_worker(
+        self, worker_id: int, state: str, documents: int, chunks: int, tokens: int
+    ) -> bool:
+        """Write what was done since the last report; True where the worker shall stop."""
         return self._value(
             "rag._report_worker($1, $2, $3, $4, $5)",
             ["int4", "text", "int4", "int4", "int8"],
-            worker_id, state, documents, chunks, tokens,
+            worker_id,
+            state,
+            documents,
+            chunks,
+            tokens,
         )
 
     def expand_changes(self, min_priority: int) -> int:
@@ -195,7 +203,9 @@ class Database:
         self._rows("select rag._refresh_statistics()")
 
     def claim(self, worker_id: int, max_jobs: int) -> list[Job]:
-        rows = self._rows("select * from rag._claim_jobs($1, $2)", ["int4", "int4"], worker_id, max_jobs)
+        rows = self._rows(
+            "select * from rag._claim_jobs($1, $2)", ["int4", "int4"], worker_id, max_jobs
+        )
         return [Job(**row) for row in rows]
 
     def give_back(self, worker_id: int) -> None:
@@ -204,27 +214,39 @@ class Database:
     # Job
 
     def content(self, job: Job) -> bytes | None:
-        return self._value("rag._source_content($1, $2)", ["int4", "text"], job.source_id, job.source_key)
+        return self._value(
+            "rag._source_content($1, $2)", ["int4", "text"], job.source_id, job.source_key
+        )
 
     def finish_if_unchanged(self, worker_id: int, job: Job, sha256: str) -> bool:
         return self._value(
             "rag._finish_if_unchanged($1, $2, $3, pg_catalog.decode($4, 'hex'))",
             ["int8", "int4", "int8", "text"],
-            job.job_id, worker_id, job.generation, sha256,
+            job.job_id,
+            worker_id,
+            job.generation,
+            sha256,
         )
 
     def stored_hashes(self, job: Job) -> set[str]:
         rows = self._rows(
-            "select pg_catalog.encode(h, 'hex') as hash from rag._stored_hashes($1) h", ["int8"], job.job_id
+            "select pg_catalog.encode(h, 'hex') as hash from rag._stored_hashes($1) h",
+            ["int8"],
+            job.job_id,
         )
         return {row["hash"] for row in rows}
 
-    def store(self, worker_id: int, job: Job, document: StoredDocument, chunks: Sequence[StoredChunk]) -> str:
+    def store(
+        self, worker_id: int, job: Job, document: StoredDocument, chunks: Sequence[StoredChunk]
+    ) -> str:
         return self._value(
             "rag._store_document($1, $2, $3, $4, $5)",
             ["int8", "int4", "int8", "json", "json"],
-            job.job_id, worker_id, job.generation,
-            json.dumps(asdict(document)), json.dumps([asdict(chunk) for chunk in chunks]),
+            job.job_id,
+            worker_id,
+            job.generation,
+            json.dumps(asdict(document)),
+            json.dumps([asdict(chunk) for chunk in chunks]),
         )
 
     def fail(self, worker_id: int, job: Job, error: DocumentError) -> str:
@@ -232,5 +254,12 @@ class Database:
         return self._value(
             "rag._fail_job($1, $2, $3, $4, $5, $6, $7, $8)",
             ["int8", "int4", "int8", "text", "text", "text", "text", "bool"],
-            job.job_id, worker_id, job.generation, error.stage, error.code, message, error.hint, error.permanent,
+            job.job_id,
+            worker_id,
+            job.generation,
+            error.stage,
+            error.code,
+            message,
+            error.hint,
+            error.permanent,
         )

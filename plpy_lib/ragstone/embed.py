@@ -5,7 +5,7 @@ Importing this module is cheap; numpy, onnxruntime and tokenizers are loaded by
 ONNX Runtime 1.31.
 """
 
-# ruff: noqa: PLC0415 -- heavy libraries are loaded on use
+
 
 from __future__ import annotations
 

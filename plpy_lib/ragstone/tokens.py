@@ -3,7 +3,7 @@
 Importing this module is cheap; the `tokenizers` library is loaded by `Tokenizer.load`.
 """
 
-# ruff: noqa: PLC0415 -- heavy libraries are loaded on use
+
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from ragstone.protocol import Extraction, ExtractRequest
 from ragstone.sandbox import Sandbox
 
 EMBED_TOGETHER_TOKENS = 2048
-"""Documents are gathered up to this before they are embedded: enough to fill a few runs of the model."""
+"""Small documents are embedded together up to this: enough to fill a few runs of the model."""
 
 
 def drain(plpy: Any, run_for: str, max_documents: int | None) -> None:
@@ -63,7 +63,11 @@ class Extracted:
 
     @property
     def new_chunks(self) -> list[Chunk]:
-        return [c for c, stored in zip(self.extraction.chunks, self.is_stored, strict=True) if not stored]
+        return [
+            c
+            for c, stored in zip(self.extraction.chunks, self.is_stored, strict=True)
+            if not stored
+        ]
 
 
 @dataclass(slots=True)
@@ -86,7 +90,7 @@ class Worker:
     _sandbox: Sandbox = field(default_factory=Sandbox)
 
     def run(self, deadline: float, max_documents: int | None) -> None:
-        """Work until the queue is empty and the deadline passed, until stopped, or until the maximum."""
+        """Work until queue and time are used up, until stopped, or until the maximum."""
         left = max_documents
         while left is None or left > 0:
             if self._report("working"):
@@ -117,7 +121,9 @@ class Worker:
 
     def _report(self, state: str) -> bool:
         tally, self._tally = self._tally, Tally()
-        stop = self.db.report_worker(self.worker_id, state, tally.documents, tally.chunks, tally.tokens)
+        stop = self.db.report_worker(
+            self.worker_id, state, tally.documents, tally.chunks, tally.tokens
+        )
         self.db.commit()
         return stop
 
@@ -162,7 +168,11 @@ class Worker:
         """What the child makes of the jobs' documents, one document ahead of the consumer."""
         in_child: tuple[Job, Snapshot] | None = None
         for job in chain(jobs, [None]):
-            done = self._attempt(in_child[0], "extract", self._collect, *in_child) if in_child else None
+            done = (
+                self._attempt(in_child[0], "extract", self._collect, *in_child)
+                if in_child
+                else None
+            )
             in_child = self._attempt(job, "read", self._submit, job) if job else None
             if done is not None:
                 yield done
@@ -196,19 +206,26 @@ class Worker:
             self.db.commit()
             if content is None:
                 raise DocumentError(
-                    "no_content", "the content is null", stage="read",
+                    "no_content",
+                    "the content is null",
+                    stage="read",
                     hint="Put the document into the content column, or delete the row.",
                 )
             return snapshot(content, limit, self._check)
         root = self._settings["document_root"]
         if root is None:
             raise DocumentError(
-                "no_document_root", "no document root is set", permanent=False, stage="read",
+                "no_document_root",
+                "no document root is set",
+                permanent=False,
+                stage="read",
                 hint="Type: select rag.set('document_root', '/folder/of/the/documents');",
             )
         if job.file_path is None:
             raise DocumentError(
-                "no_path", "the path is null", stage="read",
+                "no_path",
+                "the path is null",
+                stage="read",
                 hint="Put the file's name into the path column, or delete the row.",
             )
         fd = open_beneath(Path(root), job.file_path)
@@ -273,7 +290,10 @@ class Worker:
             if self.db.is_interrupt(error):
                 raise
             failure = DocumentError(
-                "internal_error", f"{type(error).__name__}: {error}", permanent=False, stage=stage,
+                "internal_error",
+                f"{type(error).__name__}: {error}",
+                permanent=False,
+                stage=stage,
                 hint="This is a fault of ragstone or of the server: see the server's log.",
             )
         self.db.rollback()

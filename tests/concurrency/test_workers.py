@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -36,7 +37,9 @@ def in_background(connection, sql):
 
 
 def long_text(chapters):
-    return "\n\n".join(f"Chapter {n} of a long book about subject {n * 31}. " * 10 for n in range(chapters))
+    return "\n\n".join(
+        f"Chapter {n} of a long book about subject {n * 31}. " * 10 for n in range(chapters)
+    )
 
 
 def running(db):
@@ -102,7 +105,7 @@ def children_of(pid):
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
-                parent = int(open(f"/proc/{entry}/stat").read().rsplit(")", 1)[1].split()[1])
+                parent = int(Path(f"/proc/{entry}/stat").read_text().rsplit(")", 1)[1].split()[1])
             except (OSError, IndexError):
                 continue
             if parent == pid:
@@ -123,7 +126,9 @@ def test_a_killed_child_costs_its_document_an_attempt_and_no_other(db, connect, 
     assert value(db, "select count(*) from rag.documents where status = 'completed'") == 3
 
 
-def test_a_change_during_the_work_discards_the_outdated_result(db, connect, add, table, document_root):
+def test_a_change_during_the_work_discards_the_outdated_result(
+    db, connect, add, table, document_root
+):
     add(1, long_text(150))
     worker = connect()
     thread, errors = in_background(worker, "call rag.drain()")
@@ -133,7 +138,10 @@ def test_a_change_during_the_work_discards_the_outdated_result(db, connect, add,
     thread.join(120)
     assert errors == []
     assert rows(db, "select content from rag.document_chunks") == [("The new text.",)]
-    assert rows(db, "select outcome from rag.job_history order by job_id") == [("superseded",), ("done",)]
+    assert rows(db, "select outcome from rag.job_history order by job_id") == [
+        ("superseded",),
+        ("done",),
+    ]
 
 
 def test_a_delete_during_the_work_leaves_no_chunk(db, connect, add, table):
@@ -148,7 +156,9 @@ def test_a_delete_during_the_work_leaves_no_chunk(db, connect, add, table):
     assert value(db, "select count(*) from rag.documents") == 0
 
 
-def test_a_deleted_and_reinserted_row_never_gets_the_old_text(db, connect, add, table, document_root):
+def test_a_deleted_and_reinserted_row_never_gets_the_old_text(
+    db, connect, add, table, document_root
+):
     add(1, long_text(150), "old.txt")
     worker = connect()
     thread, errors = in_background(worker, "call rag.drain()")
@@ -168,7 +178,13 @@ def test_no_transaction_is_open_while_the_model_works(db, connect, add):
     eventually(lambda: running(db))
     held = []
     while thread.is_alive() and len(held) < 40:
-        held.append(value(db, "select backend_xmin is not null from pg_stat_activity where pid = %s", worker.info.backend_pid))
+        held.append(
+            value(
+                db,
+                "select backend_xmin is not null from pg_stat_activity where pid = %s",
+                worker.info.backend_pid,
+            )
+        )
         time.sleep(0.05)
     db.execute("select pg_cancel_backend(%s)", [worker.info.backend_pid])
     thread.join(60)
@@ -196,7 +212,9 @@ def test_kill_minus_nine_of_a_worker_loses_nothing(own_cluster, document_root):
     db.execute("call rag.drain()")
     assert value(db, "select count(*) from rag.documents where status = 'completed'") == 12
     assert value(db, "select count(distinct document_id) from rag.document_chunks") == 12
-    assert value(db, "select count(*) from rag.document_chunks") == value(db, "select sum(chunks) from rag.documents")
+    assert value(db, "select count(*) from rag.document_chunks") == value(
+        db, "select sum(chunks) from rag.documents"
+    )
     db.close()
 
 
@@ -217,17 +235,29 @@ def test_a_document_that_kills_its_worker_ends_in_the_dead_letters(db, connect, 
     for attempt in range(3):
         worker = connect()
         worker.execute("select rag._register_worker()")
-        jobs = rows(worker, "select document_id from rag._claim_jobs((select max(worker_id) from rag.workers), 16)")
+        jobs = rows(
+            worker,
+            "select document_id from rag._claim_jobs((select max(worker_id) from rag.workers), 16)",
+        )
         assert (1,) in jobs
         assert len(jobs) == (2 if attempt == 0 else 1), "after the first death it is claimed alone"
         pid = worker.info.backend_pid
         worker.close()
-        eventually(lambda pid=pid: not value(db, "select count(*) from pg_stat_activity where pid = %s", pid))
+        eventually(
+            lambda pid=pid: (
+                not value(db, "select count(*) from pg_stat_activity where pid = %s", pid)
+            )
+        )
         if attempt == 0:
             db.execute("update rag.ingestion_queue set priority = 1 where document_id = 1")
     drain()
-    assert rows(db, "select document_id, status from rag.ingestion_log order by 1") == [(1, "failed"), (2, "completed")]
-    assert rows(db, "select status, stage, error_code from rag.ingestion_queue") == [("dead", "worker", "worker_died")]
+    assert rows(db, "select document_id, status from rag.ingestion_log order by 1") == [
+        (1, "failed"),
+        (2, "completed"),
+    ]
+    assert rows(db, "select status, stage, error_code from rag.ingestion_queue") == [
+        ("dead", "worker", "worker_died")
+    ]
 
 
 def test_pg_cron_starts_workers_and_they_stop_when_told(own_cluster, document_root):
@@ -240,7 +270,9 @@ def test_pg_cron_starts_workers_and_they_stop_when_told(own_cluster, document_ro
         db.execute("select rag.attach_source('files', path_column => 'path')")
         assert value(db, "select rag.start_workers(2)") == 2
         db.execute("insert into files values (1, 'a.txt')")
-        eventually(lambda: value(db, "select count(*) from rag.search_documents('worker')"), seconds=100)
+        eventually(
+            lambda: value(db, "select count(*) from rag.search_documents('worker')"), seconds=100
+        )
         eventually(lambda: value(db, "select count(*) from rag.worker_activity") == 2, seconds=30)
         assert value(db, "select rag.stop_workers()") == 2
         eventually(lambda: value(db, "select count(*) from rag.worker_activity") == 0, seconds=30)

@@ -38,18 +38,41 @@ def test_a_restored_database_answers_the_same_and_goes_on(
         run(cluster, empty_database, "psql", "-q", "-X", "-v", "ON_ERROR_STOP=1", "-f", str(dump))
     else:
         jobs = ["-j", "2"] if form == "directory" else []
-        run(cluster, empty_database, "pg_restore", "--exit-on-error", *jobs, "-d", empty_database, str(dump))
+        run(
+            cluster,
+            empty_database,
+            "pg_restore",
+            "--exit-on-error",
+            *jobs,
+            "-d",
+            empty_database,
+            str(dump),
+        )
 
     with cluster.connect(empty_database) as restored:
         assert {name: rows(restored, sql) for name, sql in SAME.items()} == before
         (document_root / "5.txt").write_text("Inserted after the restore.")
         restored.execute(f"insert into {table} values (5, '5.txt')")
         restored.execute("call rag.drain()")
-        assert [r[0] for r in rows(restored, "select document_id from rag.documents where status = 'completed' order by 1")] == [1, 2, 3, 5]
-        assert value(restored, "select document_id from rag.search_documents('after the restore', match_count => 1)") == 5
+        assert [
+            r[0]
+            for r in rows(
+                restored,
+                "select document_id from rag.documents where status = 'completed' order by 1",
+            )
+        ] == [1, 2, 3, 5]
+        assert (
+            value(
+                restored,
+                "select document_id from rag.search_documents('after the restore', match_count => 1)",
+            )
+            == 5
+        )
         assert value(restored, "select rag.cleanup_orphaned_chunks()") == 0
 
 
 def run(cluster, database, *command):
-    done = subprocess.run(command, env=cluster.environment(database), capture_output=True, text=True)
+    done = subprocess.run(
+        command, env=cluster.environment(database), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr

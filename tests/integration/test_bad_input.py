@@ -53,7 +53,9 @@ def memory_bomb() -> bytes:
     head = b"%PDF-1.7\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n"
     head += b"2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj\n"
     head += b"3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 9 9]/Contents 4 0 R>>endobj\n"
-    head += b"4 0 obj<</Length %d/Filter[/FlateDecode/FlateDecode/FlateDecode]>>stream\n" % len(stream)
+    head += b"4 0 obj<</Length %d/Filter[/FlateDecode/FlateDecode/FlateDecode]>>stream\n" % len(
+        stream
+    )
     return head + stream + b"\nendstream endobj\ntrailer<</Root 1 0 R>>\n%%EOF"
 
 
@@ -73,12 +75,16 @@ def test_a_bad_file_fails_with_its_reason_and_stops_no_other(db, add, drain, nam
     add(1, make(), name)
     add(2, "An innocent document.")
     drain()
-    status, error, hint = rows(db, "select status, last_error, error_hint from rag.ingestion_log where document_id = 1")[0]
+    status, error, hint = rows(
+        db, "select status, last_error, error_hint from rag.ingestion_log where document_id = 1"
+    )[0]
     assert status == "failed"
     assert word.lower() in error.lower()
     assert hint
     assert value(db, "select status from rag.ingestion_log where document_id = 2") == "completed"
-    assert value(db, "select count(*) from rag.ingestion_queue where status = 'dead'") == 1, "it is not tried again"
+    assert value(db, "select count(*) from rag.ingestion_queue where status = 'dead'") == 1, (
+        "it is not tried again"
+    )
 
 
 def test_bad_paths_fail_with_their_reason_and_reveal_nothing(db, table, document_root, drain):
@@ -101,7 +107,9 @@ def test_bad_paths_fail_with_their_reason_and_reveal_nothing(db, table, document
     drain()
     for document_id, (_, word) in paths.items():
         status, error, hint = rows(
-            db, "select status, last_error, error_hint from rag.ingestion_log where document_id = %s", document_id
+            db,
+            "select status, last_error, error_hint from rag.ingestion_log where document_id = %s",
+            document_id,
         )[0]
         assert status == "failed" and word in error and hint, (document_id, error, hint)
     assert value(db, "select count(*) from rag.document_chunks") == 0
@@ -123,7 +131,9 @@ def test_attempts_end_in_the_dead_letters(db, table, drain):
     db.execute(f"insert into {table} values (1, 'missing.txt')")
     for _ in range(4):
         drain()
-    assert rows(db, "select status, attempts, stage, error_code from rag.ingestion_queue") == [("dead", 3, "read", "not_found")]
+    assert rows(db, "select status, attempts, stage, error_code from rag.ingestion_queue") == [
+        ("dead", 3, "read", "not_found")
+    ]
     assert value(db, "select state from rag.document_versions") == "failed"
 
 
@@ -155,12 +165,18 @@ def test_a_file_that_eats_memory_harms_only_itself(db, add, drain):
 
 def test_a_file_that_takes_for_ever_is_stopped_at_its_time_limit(db, add, drain):
     """A page that draws forms in forms, forty times each: 40^6 operations."""
-    parts = [b"%PDF-1.7\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj\n"]
-    parts.append(b"3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 9 9]/Resources<</XObject<</F 5 0 R>>>>/Contents 4 0 R>>endobj\n")
+    parts = [
+        b"%PDF-1.7\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj\n"
+    ]
+    parts.append(
+        b"3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 9 9]/Resources<</XObject<</F 5 0 R>>>>/Contents 4 0 R>>endobj\n"
+    )
     parts.append(b"4 0 obj<</Length 5>>stream\n/F Do\nendstream endobj\n")
     for level in range(6):
         body = b"/F Do " * 40 if level < 5 else b"BT /X 9 Tf (word) Tj ET " * 40
-        resources = b"/Resources<</XObject<</F %d 0 R>>>>" % (6 + level) if level < 5 else b"/Resources<<>>"
+        resources = (
+            b"/Resources<</XObject<</F %d 0 R>>>>" % (6 + level) if level < 5 else b"/Resources<<>>"
+        )
         parts.append(
             b"%d 0 obj<</Type/XObject/Subtype/Form/BBox[0 0 9 9]%s/Length %d>>stream\n%s\nendstream endobj\n"
             % (5 + level, resources, len(body), body)
@@ -169,7 +185,9 @@ def test_a_file_that_takes_for_ever_is_stopped_at_its_time_limit(db, add, drain)
     add(2, "An innocent document.")
     db.execute("select rag.set('extraction_wall_s', '3'), rag.set('extraction_cpu_s', '2')")
     drain()
-    status, error = rows(db, "select status, last_error from rag.ingestion_log where document_id = 1")[0]
+    status, error = rows(
+        db, "select status, last_error from rag.ingestion_log where document_id = 1"
+    )[0]
     assert status == "failed" and error
     assert value(db, "select status from rag.ingestion_log where document_id = 2") == "completed"
 

@@ -81,7 +81,9 @@ def test_copy_and_upsert_are_changes_like_any(db, table, document_root, drain):
             on conflict ("DocumentID") do update set "DocumentFilePath" = excluded."DocumentFilePath" """
     )
     drain()
-    assert rows(db, "select document_id from rag.documents where status = 'completed' order by 1") == [(1,), (2,)]
+    assert rows(
+        db, "select document_id from rag.documents where status = 'completed' order by 1"
+    ) == [(1,), (2,)]
 
 
 def test_a_hundred_quick_updates_cost_one_run(db, add, table, document_root, drain):
@@ -95,7 +97,9 @@ def test_a_hundred_quick_updates_cost_one_run(db, add, table, document_root, dra
     assert value(db, "select content from rag.document_chunks") == "The last one counts."
 
 
-def test_a_large_statement_is_noted_at_once_and_expanded_by_a_worker(db, table, document_root, drain):
+def test_a_large_statement_is_noted_at_once_and_expanded_by_a_worker(
+    db, table, document_root, drain
+):
     (document_root / "same.txt").write_text("The same text in all of them.")
     db.execute(f"insert into {table} select n, 'same.txt' from generate_series(1, 300) n")
     assert value(db, QUEUED) == 0
@@ -105,7 +109,9 @@ def test_a_large_statement_is_noted_at_once_and_expanded_by_a_worker(db, table, 
     assert value(db, "select count(*) from rag.documents where status = 'completed'") == 300
 
 
-def test_rows_that_a_transaction_holds_are_taken_up_after_it(db, connect, table, document_root, drain):
+def test_rows_that_a_transaction_holds_are_taken_up_after_it(
+    db, connect, table, document_root, drain
+):
     (document_root / "same.txt").write_text("The same text in all of them.")
     db.execute(f"insert into {table} select n, 'same.txt' from generate_series(1, 200) n")
     other = connect()
@@ -131,10 +137,14 @@ def test_uuid_and_text_keys_get_an_id_and_keep_their_key(db, document_root, drai
 @pytest.mark.parametrize("type_", ["text", "bytea"])
 def test_a_column_can_hold_the_document_itself(db, drain, type_):
     db.execute(f"create table notes (id integer primary key, body {type_}, title text)")
-    db.execute("select rag.attach_source('notes', content_column => 'body', title_column => 'title')")
+    db.execute(
+        "select rag.attach_source('notes', content_column => 'body', title_column => 'title')"
+    )
     db.execute("insert into notes values (1, 'A note about hedgehogs.', 'Animals')")
     drain()
-    assert rows(db, "select title, content from rag.search_documents('hedgehogs')") == [("Animals", "A note about hedgehogs.")]
+    assert rows(db, "select title, content from rag.search_documents('hedgehogs')") == [
+        ("Animals", "A note about hedgehogs.")
+    ]
 
 
 def test_title_tenant_tags_and_metadata_are_carried_along_and_follow_changes(db, drain):
@@ -150,10 +160,14 @@ def test_title_tenant_tags_and_metadata_are_carried_along_and_follow_changes(db,
     seen = "select title, tags, metadata, (select tenant_id from rag.document_chunks) from rag.search_documents('note')"
     assert rows(db, seen) == [("One", ["draft"], {"author": "Kim"}, 10)]
     db.execute("update notes set title = 'Two', tenant = 20, tags = '{final}', author = 'Lou'")
-    assert value(db, "select tenant_id from rag.document_chunks") == 20, "a tenant's text leaves it at once"
+    assert value(db, "select tenant_id from rag.document_chunks") == 20, (
+        "a tenant's text leaves it at once"
+    )
     drain()
     assert rows(db, seen) == [("Two", ["final"], {"author": "Lou"}, 20)]
-    assert value(db, "select sum(tokens) from rag.document_versions where state = 'ready'") == 0, "same text, no embedding"
+    assert value(db, "select sum(tokens) from rag.document_versions where state = 'ready'") == 0, (
+        "same text, no embedding"
+    )
 
 
 def test_detached_table_is_out_of_search_and_as_before(db, add, table, drain):
@@ -175,7 +189,9 @@ def test_a_renamed_table_stays_attached(db, add, table, document_root, drain):
     assert value(db, "select count(*) from rag.documents where status = 'completed'") == 2
 
 
-def test_a_role_that_may_only_write_the_table_can_use_it(db, cluster, connect, table, document_root, drain):
+def test_a_role_that_may_only_write_the_table_can_use_it(
+    db, cluster, connect, table, document_root, drain
+):
     (document_root / "w.txt").write_text("Written by a plain role.")
     db.execute("drop role if exists ragstone_writer")
     db.execute("create role ragstone_writer")
@@ -190,7 +206,7 @@ def test_a_role_that_may_only_write_the_table_can_use_it(db, cluster, connect, t
         assert rows(db, "select from rag.search_documents('plain role')") == []
         writer.close()
     finally:
-        db.execute(f"drop owned by ragstone_writer")
+        db.execute("drop owned by ragstone_writer")
         db.execute("drop role ragstone_writer")
 
 
@@ -206,14 +222,47 @@ def test_attach_refuses_what_it_cannot_follow(db):
         text = f"{caught.value.diag.message_primary} {caught.value.diag.message_detail} {caught.value.diag.message_hint}"
         assert all(word in text for word in words), text
 
-    refused("select rag.attach_source('v', path_column => 'path')", psycopg.errors.WrongObjectType, "not a table", "behind it")
-    refused("select rag.attach_source('t', path_column => 'path')", psycopg.errors.ObjectNotInPrerequisiteState,
-            "no primary key", "add primary key")
-    refused("select rag.attach_source('two', path_column => 'path')", psycopg.errors.FeatureNotSupported, "2 columns")
-    refused("select rag.attach_source('ok', path_column => 'pathh')", psycopg.errors.UndefinedColumn, "id, path, n")
-    refused("select rag.attach_source('ok', path_column => 'n')", psycopg.errors.DatatypeMismatch, "integer")
-    refused("select rag.attach_source('ok')", psycopg.errors.InvalidParameterValue, "path_column", "content_column")
-    refused("select rag.attach_source('rag.documents', path_column => 'title')", psycopg.errors.WrongObjectType)
+    refused(
+        "select rag.attach_source('v', path_column => 'path')",
+        psycopg.errors.WrongObjectType,
+        "not a table",
+        "behind it",
+    )
+    refused(
+        "select rag.attach_source('t', path_column => 'path')",
+        psycopg.errors.ObjectNotInPrerequisiteState,
+        "no primary key",
+        "add primary key",
+    )
+    refused(
+        "select rag.attach_source('two', path_column => 'path')",
+        psycopg.errors.FeatureNotSupported,
+        "2 columns",
+    )
+    refused(
+        "select rag.attach_source('ok', path_column => 'pathh')",
+        psycopg.errors.UndefinedColumn,
+        "id, path, n",
+    )
+    refused(
+        "select rag.attach_source('ok', path_column => 'n')",
+        psycopg.errors.DatatypeMismatch,
+        "integer",
+    )
+    refused(
+        "select rag.attach_source('ok')",
+        psycopg.errors.InvalidParameterValue,
+        "path_column",
+        "content_column",
+    )
+    refused(
+        "select rag.attach_source('rag.documents', path_column => 'title')",
+        psycopg.errors.WrongObjectType,
+    )
     refused("select rag.detach_source('ok')", psycopg.errors.UndefinedObject, "rag.sources")
     db.execute("select rag.attach_source('ok', path_column => 'path')")
-    refused("select rag.attach_source('ok', path_column => 'path')", psycopg.errors.DuplicateObject, "detach_source")
+    refused(
+        "select rag.attach_source('ok', path_column => 'path')",
+        psycopg.errors.DuplicateObject,
+        "detach_source",
+    )

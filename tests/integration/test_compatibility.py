@@ -12,20 +12,50 @@ def test_the_ingestion_log_has_the_columns_of_before(db, add, drain):
     drain()
     log = db.execute("select * from rag.ingestion_log")
     before = [
-        "document_id", "file_path", "file_size", "file_type", "embedding_model", "chunk_size", "chunk_overlap", "status",
-        "total_chunks", "processed_chunks", "last_error", "retry_count", "started_at", "processed_at", "created_at", "updated_at",
+        "document_id",
+        "file_path",
+        "file_size",
+        "file_type",
+        "embedding_model",
+        "chunk_size",
+        "chunk_overlap",
+        "status",
+        "total_chunks",
+        "processed_chunks",
+        "last_error",
+        "retry_count",
+        "started_at",
+        "processed_at",
+        "created_at",
+        "updated_at",
     ]
     assert set(before) <= {column.name for column in log.description}
     row = dict(zip([column.name for column in log.description], log.fetchone(), strict=True))
-    assert (row["status"], row["total_chunks"], row["processed_chunks"], row["file_type"]) == ("completed", 1, 1, "text/plain")
+    assert (row["status"], row["total_chunks"], row["processed_chunks"], row["file_type"]) == (
+        "completed",
+        1,
+        1,
+        "text/plain",
+    )
     assert row["file_size"] == len("Some text.") and row["started_at"] <= row["processed_at"]
 
 
 def test_the_chunk_table_has_the_columns_of_before(db):
     columns = {c.name for c in db.execute("select * from rag.document_chunks").description}
     assert {
-        "document_id", "tenant_id", "chunk_index", "content", "char_count", "token_count", "content_tsv", "embedding",
-        "page_number", "section", "tags", "created_at", "updated_at",
+        "document_id",
+        "tenant_id",
+        "chunk_index",
+        "content",
+        "char_count",
+        "token_count",
+        "content_tsv",
+        "embedding",
+        "page_number",
+        "section",
+        "tags",
+        "created_at",
+        "updated_at",
     } <= columns
 
 
@@ -35,11 +65,13 @@ def test_notifications_have_the_channel_and_payload_of_before(db, add, table, co
     add(1, "Not announced: notifications are off by default.")
     db.execute("select rag.set('notifications', 'on')")
     add(2, "Announced.")
-    db.execute(f"update {table} set \"DocumentFilePath\" = 'b.txt' where \"DocumentID\" = 2")
+    db.execute(f'update {table} set "DocumentFilePath" = \'b.txt\' where "DocumentID" = 2')
     db.execute(f'delete from {table} where "DocumentID" = 2')
     payloads = [json.loads(n.payload) for n in listener.notifies(timeout=5, stop_after=3)]
     assert [(p["operation"], p["document_id"], p["file_path"]) for p in payloads] == [
-        ("INSERT", 2, "2.txt"), ("UPDATE", 2, "b.txt"), ("DELETE", 2, "b.txt"),
+        ("INSERT", 2, "2.txt"),
+        ("UPDATE", 2, "b.txt"),
+        ("DELETE", 2, "b.txt"),
     ]
     assert all(p["timestamp"] for p in payloads)
 

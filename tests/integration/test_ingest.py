@@ -10,7 +10,6 @@ import pytest
 from helpers import rows, value
 from reportlab.pdfgen.canvas import Canvas
 
-
 PADDING = [f"This is line {n} of what else there is to be said about the matter." for n in range(6)]
 
 
@@ -27,16 +26,23 @@ def make_pdf(path, pages):
 def test_passages_of_a_pdf_know_their_page(db, table, document_root, drain):
     make_pdf(
         document_root / "manual.pdf",
-        [["Cleaning the coffee machine takes a brush and warm water."] + PADDING,
-         ["The warranty of the coffee machine ends after two years."] + PADDING],
+        [
+            ["Cleaning the coffee machine takes a brush and warm water."] + PADDING,
+            ["The warranty of the coffee machine ends after two years."] + PADDING,
+        ],
     )
     db.execute(f"insert into {table} values (1, 'manual.pdf')")
     drain()
-    best = rows(db, "select page_number, content from rag.search_documents('how long is the warranty', match_count => 1)")
+    best = rows(
+        db,
+        "select page_number, content from rag.search_documents('how long is the warranty', match_count => 1)",
+    )
     assert best[0][0] == 2 and "two years" in best[0][1]
 
 
-def test_passages_of_a_word_file_know_their_section_and_tables_are_readable(db, table, document_root, drain):
+def test_passages_of_a_word_file_know_their_section_and_tables_are_readable(
+    db, table, document_root, drain
+):
     document = docx.Document()
     document.add_heading("Opening hours", 1)
     document.add_paragraph("The reading room opens at nine. " + " ".join(PADDING))
@@ -48,7 +54,10 @@ def test_passages_of_a_word_file_know_their_section_and_tables_are_readable(db, 
     (document_root / "house.docx").chmod(0o644)
     db.execute(f"insert into {table} values (1, 'house.docx')")
     drain()
-    section, content = rows(db, "select section, content from rag.search_documents('price of printing', match_count => 1)")[0]
+    section, content = rows(
+        db,
+        "select section, content from rag.search_documents('price of printing', match_count => 1)",
+    )[0]
     assert section == "Fees"
     assert "Printing | 10 cents" in content
 
@@ -56,7 +65,10 @@ def test_passages_of_a_word_file_know_their_section_and_tables_are_readable(db, 
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("page.html", "<html><head><title>T</title></head><body><h1>Loans</h1><p>Maps are lent for a week.</p></body></html>"),
+        (
+            "page.html",
+            "<html><head><title>T</title></head><body><h1>Loans</h1><p>Maps are lent for a week.</p></body></html>",
+        ),
         ("notes.md", "# Loans\n\nMaps are lent for a week.\n"),
         ("notes.txt", "Maps are lent for a week.\n"),
         ("loans.py", 'def lend():\n    """Maps are lent for a week."""\n    return 7\n'),
@@ -65,11 +77,18 @@ def test_passages_of_a_word_file_know_their_section_and_tables_are_readable(db, 
 def test_text_formats_become_passages(db, add, drain, name, content):
     add(1, content, name)
     drain()
-    assert "lent for a week" in value(db, "select content from rag.search_documents('how long can I keep a map')")
+    assert "lent for a week" in value(
+        db, "select content from rag.search_documents('how long can I keep a map')"
+    )
 
 
 def test_each_chunk_tells_its_size_hash_and_place(db, add, drain):
-    add(1, "\n\n".join(f"Paragraph {n} speaks of subject number {n} at some length." * 3 for n in range(20)))
+    add(
+        1,
+        "\n\n".join(
+            f"Paragraph {n} speaks of subject number {n} at some length." * 3 for n in range(20)
+        ),
+    )
     drain()
     chunks = rows(
         db,
@@ -91,20 +110,28 @@ def test_text_of_many_tokens_is_split_further_and_nothing_is_lost(db, add, drain
     assert " ".join(content for content, _ in stored).split() == words
 
 
-def test_changed_file_replaces_its_passages_and_unchanged_ones_keep_their_vector(db, add, table, document_root, drain):
+def test_changed_file_replaces_its_passages_and_unchanged_ones_keep_their_vector(
+    db, add, table, document_root, drain
+):
     old = [f"Chapter {n}. " + f"Sentence about topic {n}. " * 18 for n in range(6)]
     add(1, "\n\n".join(old))
     drain()
     before = dict(rows(db, "select chunk_index, chunk_id from rag.document_chunks"))
     new = old[:-1] + ["Chapter 5. Everything about zebras. " * 12]
     (document_root / "1.txt").write_text("\n\n".join(new))
-    db.execute(f"update {table} set \"DocumentFilePath\" = '1.txt' where \"DocumentID\" = 1")
-    assert value(db, "select count(*) from rag.ingestion_queue") == 0, "an update to the same path is no change"
+    db.execute(f'update {table} set "DocumentFilePath" = \'1.txt\' where "DocumentID" = 1')
+    assert value(db, "select count(*) from rag.ingestion_queue") == 0, (
+        "an update to the same path is no change"
+    )
     db.execute("""select rag.enqueue_existing('"TblDocumentFiles"')""")
     drain()
     assert "zebras" in value(db, "select string_agg(content, ' ') from rag.document_chunks")
-    assert value(db, "select count(*) from rag.document_chunks where content like '%%topic 5%%'") == 0
-    reused, chunks = rows(db, "select chunks_reused, chunks from rag.document_versions where state = 'ready'")[0]
+    assert (
+        value(db, "select count(*) from rag.document_chunks where content like '%%topic 5%%'") == 0
+    )
+    reused, chunks = rows(
+        db, "select chunks_reused, chunks from rag.document_versions where state = 'ready'"
+    )[0]
     assert 0 < reused < chunks
     after = dict(rows(db, "select chunk_index, chunk_id from rag.document_chunks"))
     assert before[0] == after[0], "a chunk that did not change is not even rewritten"
@@ -115,7 +142,10 @@ def test_the_same_file_again_is_no_work(db, add, drain):
     drain()
     db.execute("""select rag.enqueue_existing('"TblDocumentFiles"')""")
     drain()
-    assert rows(db, "select outcome from rag.job_history order by job_id") == [("done",), ("unchanged",)]
+    assert rows(db, "select outcome from rag.job_history order by job_id") == [
+        ("done",),
+        ("unchanged",),
+    ]
     assert value(db, "select count(*) from rag.document_versions") == 1
 
 
@@ -152,7 +182,9 @@ def test_a_row_is_searchable_within_two_seconds_while_a_worker_is_warm(db, conne
 def wait_for(db, document_id):
     for _ in range(1200):
         found = value(
-            db, "select count(*) from rag.search_documents('document', document_filter => array[%s]::bigint[])", document_id
+            db,
+            "select count(*) from rag.search_documents('document', document_filter => array[%s]::bigint[])",
+            document_id,
         )
         if found:
             return

@@ -18,14 +18,23 @@ FACTS = [
 @pytest.fixture
 def facts(db, drain):
     db.execute("create table facts (id integer primary key, body text, tenant integer)")
-    db.execute("select rag.attach_source('facts', content_column => 'body', tenant_column => 'tenant')")
-    db.cursor().executemany("insert into facts values (%s, %s, %s)", [(n, fact, n % 2) for n, fact in enumerate(FACTS)])
+    db.execute(
+        "select rag.attach_source('facts', content_column => 'body', tenant_column => 'tenant')"
+    )
+    db.cursor().executemany(
+        "insert into facts values (%s, %s, %s)", [(n, fact, n % 2) for n, fact in enumerate(FACTS)]
+    )
     drain()
     return db
 
 
 def found(db, arguments, *parameters):
-    return [row[0] for row in rows(db, f"select document_id from rag.search_documents({arguments})", *parameters)]
+    return [
+        row[0]
+        for row in rows(
+            db, f"select document_id from rag.search_documents({arguments})", *parameters
+        )
+    ]
 
 
 @pytest.mark.parametrize(
@@ -45,7 +54,14 @@ def test_meaning_and_words_both_find_the_answer(facts, question, answer):
 def test_the_columns_of_the_earlier_function_come_first(facts):
     columns = facts.execute("select * from rag.search_documents('honey')").description
     assert [column.name for column in columns][:8] == [
-        "chunk_id", "document_id", "content", "similarity_score", "text_rank", "hybrid_score", "page_number", "chunk_index",
+        "chunk_id",
+        "document_id",
+        "content",
+        "similarity_score",
+        "text_rank",
+        "hybrid_score",
+        "page_number",
+        "chunk_index",
     ]
 
 
@@ -55,9 +71,15 @@ def test_callers_that_embed_the_question_themselves_get_the_same_answers(facts):
 
 
 def test_rows_come_best_first_and_scores_are_in_their_ranges(facts):
-    hits = rows(facts, "select similarity_score, text_rank, hybrid_score from rag.search_documents('four strings')")
+    hits = rows(
+        facts,
+        "select similarity_score, text_rank, hybrid_score from rag.search_documents('four strings')",
+    )
     assert [h[2] for h in hits] == sorted((h[2] for h in hits), reverse=True)
-    assert all(-1 <= similarity <= 1 and rank >= 0 and hybrid <= 1 + 1e-9 for similarity, rank, hybrid in hits)
+    assert all(
+        -1 <= similarity <= 1 and rank >= 0 and hybrid <= 1 + 1e-9
+        for similarity, rank, hybrid in hits
+    )
 
 
 def test_every_candidate_is_scored_exactly_in_both_legs(facts):
@@ -87,7 +109,9 @@ def test_bm25_is_the_published_formula(facts):
     }
     average = value(facts, "select average_length from rag._pipeline_statistics")
     query = ["paid", "march"]
-    for chunk, rank in rows(facts, "select chunk_id, text_rank from rag.search_documents('paid in March')"):
+    for chunk, rank in rows(
+        facts, "select chunk_id, text_rank from rag.search_documents('paid in March')"
+    ):
         length = sum(chunks[chunk].values())
         expected = 0.0
         for lexeme in query:
@@ -99,9 +123,15 @@ def test_bm25_is_the_published_formula(facts):
 
 
 def test_weights_of_one_and_zero_rank_by_one_leg_alone(facts):
-    semantic = rows(facts, "select similarity_score, hybrid_score from rag.search_documents('honey', semantic_weight => 1)")
+    semantic = rows(
+        facts,
+        "select similarity_score, hybrid_score from rag.search_documents('honey', semantic_weight => 1)",
+    )
     assert semantic == sorted(semantic, reverse=True)
-    text = rows(facts, "select text_rank, hybrid_score from rag.search_documents('honey', semantic_weight => 0)")
+    text = rows(
+        facts,
+        "select text_rank, hybrid_score from rag.search_documents('honey', semantic_weight => 0)",
+    )
     assert text[0][1] == 1 and text[0][0] > 0
 
 
@@ -125,7 +155,20 @@ def test_an_empty_question_finds_nothing(facts, text):
 
 @pytest.mark.parametrize(
     "text",
-    ["'", "\\", "a & b | !c:*", "<->", "%s %d", "'); drop table facts; --", "the of and", "?!.,;", "💡 honey 💡", "نحل עסל", "x" * 5000, '"'],
+    [
+        "'",
+        "\\",
+        "a & b | !c:*",
+        "<->",
+        "%s %d",
+        "'); drop table facts; --",
+        "the of and",
+        "?!.,;",
+        "💡 honey 💡",
+        "نحل עסל",
+        "x" * 5000,
+        '"',
+    ],
 )
 def test_any_text_can_be_asked(facts, text):
     assert len(found(facts, "%s", text)) == len(FACTS)
@@ -163,7 +206,9 @@ def test_search_before_anything_is_attached_finds_nothing(db):
 
 def test_names_work_unqualified_with_rag_on_the_search_path(facts):
     facts.execute("set search_path = rag, public")
-    assert rows(facts, "select document_id from search_documents('honey', match_count => 1)") == [(1,)]
+    assert rows(facts, "select document_id from search_documents('honey', match_count => 1)") == [
+        (1,)
+    ]
 
 
 def test_search_works_in_a_read_only_transaction(facts):
@@ -189,7 +234,9 @@ def test_without_the_model_search_falls_back_to_text_and_says_so(facts, connect)
 
 
 def test_embedding_is_a_unit_vector_of_the_models_dimension(db):
-    dimension, length = rows(db, "select vector_dims(e), vector_norm(e) from rag.embed('some text') e")[0]
+    dimension, length = rows(
+        db, "select vector_dims(e), vector_norm(e) from rag.embed('some text') e"
+    )[0]
     assert dimension == 384 and length == pytest.approx(1, abs=1e-5)
     assert value(db, "select rag.embed(null)") is None
     with pytest.raises(psycopg.errors.UndefinedObject) as error:

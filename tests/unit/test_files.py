@@ -148,7 +148,7 @@ def test_a_url_is_told_that_it_is_no_path(root: Path) -> None:
     assert "URL" in refusal(root, "https://example.org/plan.pdf").hint
 
 
-@pytest.mark.parametrize("name", ["it's \"quoted\".txt", "new\nline.txt", "tab\t.txt", "b\\s.txt"])
+@pytest.mark.parametrize("name", ['it\'s "quoted".txt', "new\nline.txt", "tab\t.txt", "b\\s.txt"])
 def test_odd_but_legal_names_are_read(root: Path, name: str) -> None:
     (root / name).write_text("odd")
     assert read(root, name) == b"odd"
@@ -210,9 +210,13 @@ def test_bytes_and_file_make_the_same_snapshot(root: Path) -> None:
     (root / "big").write_bytes(data)
     fd = os.open(root / "big", os.O_RDONLY)
     with take(fd) as one, take(data) as two:
-        assert (one.size, one.sha256) == (two.size, two.sha256) == (
-            3_000_001,
-            hashlib.sha256(data).hexdigest(),
+        assert (
+            (one.size, one.sha256)
+            == (two.size, two.sha256)
+            == (
+                3_000_001,
+                hashlib.sha256(data).hexdigest(),
+            )
         )
     os.close(fd)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -63,7 +64,7 @@ def run(sandbox: Sandbox, tokenizer_path: Path) -> Run:
         data: bytes,
         name: str = "a.txt",
         check: Callable[[], None] = nothing,
-        limits: Limits = Limits(),  # noqa: B008
+        limits: Limits = Limits(),
     ) -> Extraction:
         submit(sandbox, tokenizer_path, data, name, limits)
         return sandbox.result(check)
@@ -71,9 +72,7 @@ def run(sandbox: Sandbox, tokenizer_path: Path) -> Run:
     return extract
 
 
-def submit(
-    sandbox: Sandbox, tokenizer_path: Path, data: bytes, name: str, limits: Limits
-) -> None:
+def submit(sandbox: Sandbox, tokenizer_path: Path, data: bytes, name: str, limits: Limits) -> None:
     with snapshot(data, 10**9, nothing) as copy:
         sandbox.submit(ExtractRequest(name, tokenizer_path, limits), copy.fd)
 
@@ -164,9 +163,7 @@ def test_the_child_serves_many_documents_and_is_replaced_when_old(tokenizer_path
     assert all(is_gone(pid) for pid in pids if pid)
 
 
-def test_a_child_that_swelled_is_replaced(
-    faulty: Sandbox, act: Callable[..., object]
-) -> None:
+def test_a_child_that_swelled_is_replaced(faulty: Sandbox, act: Callable[..., object]) -> None:
     act("found = 1")
     pid = faulty.pid
     act("sys.kept = bytearray(b'x') * 300_000_000")
@@ -175,9 +172,7 @@ def test_a_child_that_swelled_is_replaced(
     assert faulty.pid != pid
 
 
-def test_extraction_goes_on_while_the_worker_embeds(
-    sandbox: Sandbox, tokenizer_path: Path
-) -> None:
+def test_extraction_goes_on_while_the_worker_embeds(sandbox: Sandbox, tokenizer_path: Path) -> None:
     """Also an answer larger than a socket's buffer, collected long after it was ready."""
     text = b"many words here. " * 100_000
     limits = replace(QUICK, wall_seconds=4, cpu_seconds=10)
@@ -205,9 +200,7 @@ def test_the_health_check_can_show_what_protects(sandbox: Sandbox) -> None:
     assert sandbox.protections == protections
 
 
-def test_a_child_that_died_between_documents_costs_no_document(
-    run: Run, sandbox: Sandbox
-) -> None:
+def test_a_child_that_died_between_documents_costs_no_document(run: Run, sandbox: Sandbox) -> None:
     assert run(b"one").chunks
     assert sandbox.pid
     os.kill(sandbox.pid, signal.SIGKILL)
@@ -271,9 +264,7 @@ def test_a_child_that_ignores_its_clock_is_stopped_by_the_parent(
     assert failure(lambda: act(code, Limits(wall_seconds=1))).code == "timeout"
 
 
-def test_a_busy_parent_does_not_let_the_child_run_on(
-    faulty: Sandbox, tokenizer_path: Path
-) -> None:
+def test_a_busy_parent_does_not_let_the_child_run_on(faulty: Sandbox, tokenizer_path: Path) -> None:
     submit(faulty, tokenizer_path, b"time.sleep(60)", "x", Limits(wall_seconds=1))
     pid = faulty.pid
     stat = Path(f"/proc/{pid}/stat")
@@ -314,7 +305,7 @@ def test_a_killed_child_may_be_the_systems_doing_so_it_is_tried_again(
         b"\x00\x00\x00\x02[]",
         b"\x00\x00\x00\x03{{{",
         b'\x00\x00\x00\x0f{"document": 1} ',
-        b'\x00\x00\x00\x02{}',
+        b"\x00\x00\x00\x02{}",
         b'\x00\x00\x00\x0c{"error": {}}',
     ],
 )
@@ -354,7 +345,7 @@ def test_a_cancel_is_seen_within_a_quarter_second_and_leaves_no_child(
     with pytest.raises(CancelledError):
         act("time.sleep(60)", check=check)
     assert time.monotonic() - when[0] < 1.0
-    assert max(later - earlier for earlier, later in zip(when, when[1:], strict=False)) < 0.25
+    assert max(later - earlier for earlier, later in itertools.pairwise(when)) < 0.25
     assert pid
     assert is_gone(pid)
     assert faulty.pid is None
@@ -393,9 +384,7 @@ def test_a_killed_backend_leaves_no_child_behind(
     faulty: Sandbox, tokenizer_path: Path, number: signal.Signals
 ) -> None:
     paths = [str(PACKAGE), *map(str, default_library_paths())]
-    code = PARENT.format(
-        paths=paths, program=str(faulty._program), tokenizer=str(tokenizer_path)
-    )
+    code = PARENT.format(paths=paths, program=str(faulty._program), tokenizer=str(tokenizer_path))
     parent = subprocess.Popen(
         [default_interpreter(), "-c", code], stdout=subprocess.PIPE, text=True
     )
@@ -441,8 +430,10 @@ def test_the_child_works_where_the_backend_blocks_all_signals(
 def attempt(act: Callable[..., object], code: str) -> object:
     """The name of the error that `code` meets in the child, None if it worked."""
     indented = textwrap.indent(textwrap.dedent(code).strip(), "    ")
-    return act(f"found = None\ntry:\n{indented}\nexcept Exception as error:\n"
-               "    found = type(error).__name__")
+    return act(
+        f"found = None\ntry:\n{indented}\nexcept Exception as error:\n"
+        "    found = type(error).__name__"
+    )
 
 
 @pytest.fixture
@@ -625,9 +616,7 @@ def hostile() -> dict[str, Callable[[], tuple[bytes, str]]]:
 
 
 @pytest.mark.parametrize("name", hostile())
-def test_hostile_input_costs_only_its_own_document(
-    run: Run, sandbox: Sandbox, name: str
-) -> None:
+def test_hostile_input_costs_only_its_own_document(run: Run, sandbox: Sandbox, name: str) -> None:
     """Text, or a reason; within the limits; and the next document is served."""
     data, file_name = hostile()[name]()
     pid = sandbox.pid
@@ -639,7 +628,7 @@ def test_hostile_input_costs_only_its_own_document(
     except DocumentError as error:
         assert error.message
         assert error.detail
-        print(name, error.code, error.detail[:100])  # noqa: T201
+        print(name, error.code, error.detail[:100])
     assert time.monotonic() - started < 12
     if sandbox.pid != pid and pid:
         assert is_gone(pid)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ctypes
 import re
 from collections import Counter
-from itertools import pairwise
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import pypdfium2
@@ -286,7 +286,7 @@ def _is_repeated(line: _Line, page: _Page, seen: Counter[str]) -> bool:
 
 
 def _in_margin(page: _Page, line: _Line) -> bool:
-    share = _NUMBER_MARGIN if line.text.strip(" -–—").isdigit() else _MARGIN  # noqa: RUF001
+    share = _NUMBER_MARGIN if line.text.strip(" -–—").isdigit() else _MARGIN
     edge = share * page.height
     return line.bottom > page.height - edge or line.top < edge
 

@@ -1,0 +1,180 @@
+"""Splitting into passages: nothing lost, nothing too long, each with its page and section."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+import time
+from collections.abc import Sequence
+
+import pytest
+
+from ragstone.chunk import Chunk, ChunkSpec, chunk
+from ragstone.extract.model import Block
+
+
+class WordTokenizer:
+    """Words and punctuation are tokens, a long word is one for every eight letters; plus two."""
+
+    _token = re.compile(r"\w{1,8}|[^\w\s]")
+
+    def count(self, text: str) -> int:
+        return len(self._token.findall(text)) + 2
+
+    def split_to_fit(self, text: str, max_tokens: int) -> list[str]:
+        starts = [match.start() for match in self._token.finditer(text)][:: max_tokens - 2]
+        edges = [0, *starts[1:], len(text)]
+        return [text[a:b] for a, b in itertools.pairwise(edges)]
+
+
+def split(blocks: Sequence[Block], spec: ChunkSpec | None = None, title: str = "") -> list[Chunk]:
+    return chunk(blocks, spec or ChunkSpec(), WordTokenizer(), title or None)
+
+
+def sentences(count: int, seed: int = 1) -> str:
+    pick = random.Random(seed)
+    words = ["river", "stone", "harbour", "light", "winter", "signal", "copper", "meadow"]
+    return " ".join(
+        " ".join(pick.choices(words, k=9)).capitalize() + f" {number}." for number in range(count)
+    )
+
+
+def test_a_short_document_is_one_chunk_as_it_stands() -> None:
+    (only,) = split([Block("One."), Block("Two.")])
+    assert only.content == only.embed_text == "One.\n\nTwo."
+    assert (only.char_count, only.token_count) == (10, 6)
+
+
+@pytest.mark.parametrize("strategy", ["recursive", "fixed"])
+@pytest.mark.parametrize("size", [64, 512, 3_000])
+def test_no_word_is_lost_and_no_chunk_is_too_long(strategy: str, size: int) -> None:
+    blocks = [Block(sentences(count, count)) for count in (1, 40, 3, 200)]
+    spec = ChunkSpec(strategy, size=size, overlap=size // 10, max_tokens=100)
+    chunks = split(blocks, spec)
+    whole = "".join(chunk.content for chunk in chunks)
+    for number in range(200):
+        assert f" {number}." in whole
+    assert all(len(each.content) <= size for each in chunks)
+    assert all(each.token_count <= 100 for each in chunks)
+    assert all(each.char_count == len(each.content) for each in chunks)
+
+
+def test_neighbouring_chunks_overlap() -> None:
+    chunks = split([Block(sentences(100))], ChunkSpec(overlap=100))
+    overlaps = [a.content[-20:] in b.content for a, b in itertools.pairwise(chunks)]
+    assert sum(overlaps) > 0.8 * len(overlaps)
+
+
+def test_a_chunk_has_the_page_on_which_it_starts() -> None:
+    blocks = [Block(f"START{page} " + sentences(12, page), page=page) for page in range(1, 9)]
+    for each in split(blocks):
+        if match := re.match(r"START(\d)", each.content):
+            assert each.page_number == int(match[1])
+    assert {each.page_number for each in split(blocks)} == set(range(1, 9))
+
+
+def test_the_page_is_right_too_where_the_model_forces_a_split() -> None:
+    blocks = [Block(f"START{page} " + sentences(6, page), page=page) for page in range(1, 9)]
+    chunks = split(blocks, ChunkSpec(size=20_000, overlap=0, max_tokens=60))
+    assert {each.page_number for each in chunks} == set(range(1, 9))
+
+
+def test_a_section_ends_its_chunk() -> None:
+    blocks = [
+        Block(sentences(5, 1), section="A"),
+        Block("B", section="B", kind="heading", level=1),
+        Block(sentences(5, 2), section="B"),
+    ]
+    chunks = split(blocks)
+    assert [each.section for each in chunks] == ["A", "B"]
+    assert chunks[1].content.startswith("B\nR") or chunks[1].content.startswith("B\n")
+
+
+def test_tiny_sections_share_a_chunk() -> None:
+    blocks = []
+    for name in "ABC":
+        blocks.append(Block(name, section=name, kind="heading", level=1))
+        blocks.append(Block(f"Just a line on {name}.", section=name))
+    assert len(split(blocks)) == 1
+
+
+@pytest.mark.parametrize("count", [1, 5, 12, 100])
+def test_a_heading_is_never_a_passage_of_its_own(count: int) -> None:
+    blocks = [
+        Block("2 Materials", section="2 Materials", kind="heading", level=1),
+        Block("2.1 Copper", section="2 Materials > 2.1 Copper", kind="heading", level=2),
+        Block(sentences(count), section="2 Materials > 2.1 Copper"),
+    ]
+    first = split(blocks)[0]
+    assert first.content.startswith("2 Materials\n2.1 Copper\n")
+    assert len(first.content) > 60
+
+
+def test_a_paragraph_carried_over_a_page_reads_on() -> None:
+    blocks = [Block("The end of", page=1), Block("the sentence.", page=2, continues=True)]
+    assert split(blocks)[0].content == "The end of the sentence."
+
+
+def test_rows_and_items_stay_lines() -> None:
+    blocks = [Block("a | b", kind="table"), Block("c | d", kind="table"), Block("- x", kind="list")]
+    assert split(blocks)[0].content == "a | b\nc | d\n\n- x"
+
+
+def test_the_template_decides_what_is_embedded_not_what_is_stored() -> None:
+    spec = ChunkSpec(template="{title}: {section}\n{content}")
+    (only,) = split([Block("Text {title}.", section="S")], spec, title="T {content}")
+    assert only.content == "Text {title}."
+    assert only.embed_text == "T {content}: S\nText {title}."
+    assert only.token_count == WordTokenizer().count(only.embed_text)
+
+
+def test_a_huge_title_does_not_crowd_out_the_content() -> None:
+    spec = ChunkSpec(template="{title}\n{content}", max_tokens=32)
+    chunks = split([Block(sentences(30))], spec, title="x! " * 500)
+    assert all(each.token_count <= 32 for each in chunks)
+    assert "river" in "".join(each.embed_text.lower() for each in chunks)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["word " * 400_000, "x" * 2_000_000, "漢字" * 500_000, "a-b-" * 500_000, sentences(30_000)],
+    ids=["words", "letters", "cjk", "hyphens", "sentences"],
+)
+def test_megabytes_on_one_line_take_time_linear_in_their_length(text: str) -> None:
+    def seconds(part: str) -> float:
+        started = time.process_time()
+        assert split([Block(part)])
+        return time.process_time() - started
+
+    seconds(text[:50_000])  # loads the splitter
+    small, large = seconds(text[: len(text) // 8]), seconds(text)
+    assert large < 20 * small + 0.5
+    assert large < 20
+
+
+def test_sizes_in_tokens_are_kept() -> None:
+    chunks = split([Block(sentences(100))], ChunkSpec(size=40, overlap=5, unit="tokens"))
+    assert all(each.token_count <= 40 for each in chunks)
+    assert max(each.token_count for each in chunks) > 25
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"strategy": "magic"},
+        {"unit": "pages"},
+        {"size": 0},
+        {"overlap": 400},
+        {"overlap": -1},
+        {"max_tokens": 3},
+        {"template": "{title}"},
+    ],
+)
+def test_a_senseless_specification_is_refused(options: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        ChunkSpec(**options)  # type: ignore[arg-type]
+
+
+def test_nothing_gives_nothing() -> None:
+    assert split([]) == []
