@@ -5,7 +5,8 @@
 -- of a cluster, ragstone in any.
 do $do$
 begin
-  if current_setting('cron.database_name', true) is null
+  -- Not current_setting(): that also knows what postgresql.conf says to a library that is not loaded.
+  if not exists (select from pg_settings s where s.name = 'cron.database_name')
      and coalesce(current_setting('ragstone.without_pg_cron', true), 'off') <> 'on' then
     raise exception 'pg_cron is not loaded'
       using errcode = 'object_not_in_prerequisite_state',

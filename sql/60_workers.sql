@@ -79,7 +79,8 @@ create or replace function rag.start_workers(workers integer default 1) returns 
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _cron_database text := current_setting('cron.database_name', true);
+  -- Not current_setting(): that also knows what postgresql.conf says to a library that is not loaded.
+  _cron_database text := (select s.setting from pg_settings s where s.name = 'cron.database_name');
   _command       text := format('call rag.drain(run_for => interval %L)', rag.get('worker_lifetime_s') || ' s');
 begin
   if start_workers.workers is null or start_workers.workers not between 1 and 64 then
