@@ -250,7 +250,7 @@ class Database:
         )
 
     def fail(self, worker_id: int, job: Job, error: DocumentError) -> str:
-        message = error.message if not error.detail else f"{error.message}: {error.detail}"
+        message = error.message if not error.detail else f"{error.message}. {error.detail}"
         return self._value(
             "rag._fail_job($1, $2, $3, $4, $5, $6, $7, $8)",
             ["int8", "int4", "int8", "text", "text", "text", "text", "bool"],

@@ -197,7 +197,7 @@ class Sandbox:
         try:
             self._process = subprocess.Popen(
                 [str(self._python), "-I", "-S", "-B", str(self._program)],
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 env={},

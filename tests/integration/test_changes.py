@@ -262,7 +262,77 @@ def test_attach_refuses_what_it_cannot_follow(db):
     refused("select rag.detach_source('ok')", psycopg.errors.UndefinedObject, "rag.sources")
     db.execute("select rag.attach_source('ok', path_column => 'path')")
     refused(
-        "select rag.attach_source('ok', path_column => 'path')",
+        "select rag.attach_source('ok', path_column => 'path', metadata_columns => '{n}')",
         psycopg.errors.DuplicateObject,
         "detach_source",
     )
+
+
+def test_attaching_once_more_as_it_is_changes_nothing(db, table):
+    db.execute("""select rag.attach_source('"TblDocumentFiles"', path_column => 'DocumentFilePath')""")
+    assert value(db, "select count(*) from rag.sources") == 1
+
+
+def test_renamed_columns_are_followed(db, add, table, document_root, drain):
+    add(1, "Before the rename.")
+    db.execute(f'alter table {table} rename column "DocumentFilePath" to path')
+    db.execute(f'alter table {table} rename column "DocumentID" to id')
+    (document_root / "2.txt").write_text("After the rename.")
+    db.execute(f"insert into {table} values (2, '2.txt')")
+    drain()
+    assert value(db, "select count(*) from rag.documents where status = 'completed'") == 2
+    assert rows(db, "select key_column, path_column from rag.sources") == [("id", "path")]
+
+
+def test_a_watched_column_cannot_be_dropped_unnoticed(db, table):
+    with pytest.raises(psycopg.errors.DependentObjectsStillExist) as error:
+        db.execute(f'alter table {table} drop column "DocumentFilePath"')
+    assert "detach_source" in error.value.diag.message_hint
+    db.execute(f"alter table {table} drop column note")
+
+
+def test_a_dropped_table_takes_its_documents_out_of_search(db, add, table, drain):
+    add(1, "Some text.")
+    drain()
+    db.execute(f"drop table {table}")
+    assert rows(db, "select from rag.search_documents('text')") == []
+    assert value(db, "select count(*) from rag.sources") == 0
+
+
+def test_partitions_are_followed_whichever_way_they_are_written(db, drain):
+    db.execute("create table p (id integer primary key, body text) partition by range (id)")
+    db.execute("create table p1 partition of p for values from (0) to (10)")
+    db.execute("select rag.attach_source('p', content_column => 'body')")
+    db.execute("create table p2 partition of p for values from (10) to (20)")
+    db.execute("insert into p values (1, 'Text through the table.'), (11, 'More text through the table.')")
+    db.execute("insert into p1 values (2, 'Text into a partition.')")
+    db.execute("insert into p2 values (12, 'Text into a new partition.')")
+    drain()
+    ids = "select document_id from rag.documents where status = 'completed' order by 1"
+    assert rows(db, ids) == [(1,), (2,), (11,), (12,)]
+    db.execute("truncate p2")
+    assert rows(db, ids) == [(1,), (2,)]
+    db.execute("delete from p1 where id = 1")
+    assert rows(db, ids) == [(2,)]
+    db.execute("truncate p")
+    assert rows(db, ids) == []
+
+
+def test_rows_that_come_by_replication_are_followed(db, table, document_root, drain):
+    (document_root / "r.txt").write_text("Replicated text.")
+    db.execute("set session_replication_role = replica")
+    db.execute(f"insert into {table} values (1, 'r.txt')")
+    db.execute("reset session_replication_role")
+    drain()
+    assert value(db, "select document_id from rag.search_documents('replicated')") == 1
+
+
+def test_the_name_of_a_stored_document_tells_its_type(db, drain):
+    db.execute("create table files (id integer primary key, name text, data bytea, about jsonb)")
+    db.execute(
+        """select rag.attach_source('files', content_column => 'data', name_column => 'name', metadata_columns => '{about}')"""
+    )
+    db.execute("insert into files values (1, 'rules.md', %s, '{\"year\": 2024}')", [b"# Rules\n\nNo running by the pool."])
+    drain()
+    assert rows(db, "select file_type, file_path from rag.ingestion_log") == [("text/markdown", "rules.md")]
+    assert rows(db, "select section, metadata from rag.search_documents('running')") == [("Rules", {"year": 2024})]

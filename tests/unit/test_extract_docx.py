@@ -131,3 +131,8 @@ def test_an_archive_over_a_limit_names_it(report: Any, limit: str, value: int) -
         extract(data.getvalue(), "a.docx", Limits(**{limit: value}))
     assert caught.value.code == "too_large"
     assert limit in caught.value.message
+
+
+def test_a_reviewers_comment_is_found(report: Any) -> None:
+    report.add_comment(report.paragraphs[1].runs, text="needle of a comment")
+    assert any("needle of a comment" in block.text for block in read(saved(report)).blocks)

@@ -41,7 +41,7 @@ class _Styles:
 
 
 def extract(source: Source, limits: Limits) -> Extracted:
-    """Text in document order, then headers, footers and notes; rows of tables as `a | b | c`.
+    """Text in document order, then headers, footers, notes and comments; table rows as `a | b`.
 
     Raises DocumentError: damaged, encrypted, too_large, too_much_text.
     """
@@ -111,8 +111,10 @@ def _value(node: Any, path: str) -> str | None:
 
 
 def _margins(archive: zipfile.ZipFile, folder: str) -> Iterator[tuple[str, Any]]:
-    """Headers, footers, footnotes and endnotes, each kind under its name."""
-    pattern = re.compile(re.escape(folder) + r"/(header|footer|footnotes|endnotes)\d*\.xml")
+    """Headers, footers, notes and comments, each kind under its name."""
+    pattern = re.compile(
+        re.escape(folder) + r"/(header|footer|footnotes|endnotes|comments)\d*\.xml"
+    )
     for name in sorted(archive.namelist()):
         if match := pattern.fullmatch(name):
             yield match[1], part(archive, name)

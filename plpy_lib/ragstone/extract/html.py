@@ -186,7 +186,7 @@ class _Walker:
         elif tag == "pre":
             self._preformatted += 1
         elif tag == "li":
-            self._marker = _marker(node)
+            self._marker = "- "
         elif tag == "br":
             self._text.append("\n" if not self._cells else " ")
         elif tag == "img":
@@ -236,10 +236,6 @@ class _Walker:
             text = self._marker + text.strip()
             self._marker = "  " if self._marker else ""
         self._collector.add(text, kind=kind)
-
-
-def _marker(node: Any) -> str:
-    return "- "
 
 
 def _text_of(root: Any, path: str) -> str | None:

@@ -14,7 +14,7 @@ import pypdfium2
 import pypdfium2.raw as pdfium
 
 from ..errors import DocumentError
-from .cleaning import clean_text
+from .cleaning import clean_text, is_blank
 from .model import MAX_HEADING, Collector, Extracted, Limits, Source
 
 # A line this much larger than the body is a heading, if it is short.
@@ -27,19 +27,17 @@ _MAX_HEADER = 120
 # A line in the margin on fewer pages may be text that happens to recur.
 _MIN_REPEATS = 3
 _BULLET = re.compile(r"^(?:[•▪■●◦‣⁃∙*–—-]|\(?(?:\d{1,3}|[a-zA-Z]|[ivx]{1,5})[.)]|\[\d{1,3}\])\s+\S")
-_NUMBER = re.compile(r"\d+")
 _PRINTED_LINE = re.compile("[^\r\n\ufffe\x02]+[\ufffe\x02]?")
 _LEADERS = re.compile(r"(?: ?[.·_]){5,} ?| ?…{2,} ?")
 _COMPOUND = re.compile(r"[^\W\d_]+-[^\W\d_]+")
-_PAGE_NUMBER = re.compile(
-    r"(?:page |seite |p\. ?|[-–—] ?)?(?:#|[ivxlc]+)(?: ?(?:[-–—]|/|of|von) ?#?)?"
-)
+_PAGE_WORDS = frozenset(("page", "seite", "pagina", "página", "p", "s", "strana", "sida"))
 _HYPHENS = ("\ufffe", "\x02", "\u00ad")
 _END = (".", "!", "?", ":", ";", "。", "！", "？", "…", ".”", ".“", ".)", '."')
 _DATE = re.compile(r"D:(\d{4})(\d\d)?(\d\d)?(\d\d)?(\d\d)?(\d\d)?")
 _INFO = {"Subject": "subject", "Keywords": "keywords", "Creator": "creator", "Producer": "producer"}
 # A line is no part of running text if it ends this share of the width before the longest.
 _RAGGED = 0.15
+_MAX_ORNAMENT = 4
 # What programs write where nobody gave a title or a name.
 _PLACEHOLDERS = {"", "untitled", "unspecified", "anonymous", "unknown", "none"}
 
@@ -209,8 +207,12 @@ def _rejoin(lines: list[_Line]) -> list[_Line]:
 
 def _beside(before: _Line, line: _Line) -> bool:
     overlap = min(before.top, line.top) - max(before.bottom, line.bottom)
-    near = -0.5 * before.size <= line.left - before.right <= 3 * before.size
-    return near and overlap > 0.3 * min(before.size, line.size)
+    gap = line.left - before.right
+    if gap < -0.5 * before.size:
+        return False
+    # The cells of a row can stand far apart, but on the very same line.
+    is_row = abs(before.bottom - line.bottom) < 0.1 * line.size
+    return is_row or (gap <= 3 * before.size and overlap > 0.3 * min(before.size, line.size))
 
 
 # --- headers and footers -----------------------------------------------------------------------
@@ -225,21 +227,18 @@ def _drop_repeated_margins(pages: list[_Page]) -> None:
     seen: Counter[str] = Counter()
     for page in pages:
         seen.update({_key(line) for line in page.lines if _in_margin(page, line)})
-    shift = _number_shift(pages)
+    shift, body = _number_shift(pages), _body_size(pages)
     met: set[str] = set()
     for page in pages:
-        kept: list[_Line] = []
         for from_top in (True, False):
-            while line := _edge([each for each in page.lines if each not in kept], from_top):
-                if _bears_number(line, page, shift):
-                    page.lines.remove(line)
-                elif not _is_repeated(line, page, seen):
-                    break
-                elif _key(line) in met or not any(map(str.isalpha, line.text)):
+            for line in sorted(page.lines, key=lambda line: line.top, reverse=from_top):
+                is_repeated = seen[_key(line)] >= _MIN_REPEATS and _in_margin(page, line)
+                if is_repeated and _key(line) not in met:
+                    met.add(_key(line))
+                elif is_repeated or _bears_number(line, page, shift, body):
                     page.lines.remove(line)
                 else:
-                    kept.append(line)
-                    met.add(_key(line))
+                    break
 
 
 def _number_shift(pages: list[_Page]) -> int | None:
@@ -255,34 +254,35 @@ def _number_shift(pages: list[_Page]) -> int | None:
     return shift if count >= max(_MIN_REPEATS, 0.4 * len(pages)) else None
 
 
-def _bears_number(line: _Line, page: _Page, shift: int | None) -> bool:
-    return (
-        shift is not None
-        and _in_margin(page, line)
-        and len(line.text) <= _MAX_HEADER
-        and page.number + shift in _outer_numbers(line)
-    )
+def _bears_number(line: _Line, page: _Page, shift: int | None, body: float) -> bool:
+    """Whether it is a page number, alone or in a running title: apart, and in no large type."""
+    if shift is None or page.number + shift not in _outer_numbers(line):
+        return False
+    if not _in_margin(page, line) or len(line.text) > _MAX_HEADER:
+        return False
+    others = [each for each in page.lines if each is not line]
+    space = min((_distance(line, each) for each in others), default=page.height)
+    return line.size <= 1.1 * body and space > 0.4 * line.size
+
+
+def _distance(one: _Line, other: _Line) -> float:
+    """How far apart two lines are vertically, 0 where they are side by side."""
+    return max(0.0, one.bottom - other.top, other.bottom - one.top)
 
 
 def _outer_numbers(line: _Line) -> list[int]:
-    """The line's first and last word, where they are numbers."""
-    words = line.text.split()
-    return [int(word) for word in (words[0], words[-1]) if word.isascii() and word.isdigit()]
+    """The line's first and last word, or the one after "page", where they are numbers."""
+    words = line.text.strip("-–— ").split()
+    outer = [*words[:1], *words[-1:]]
+    if len(words) > 1 and words[0].lower().strip(".") in _PAGE_WORDS:
+        outer = [words[1]]
+    return [int(word) for word in outer if word.isascii() and word.isdigit() and len(word) < 6]
 
 
 def _edge(lines: list[_Line], from_top: bool) -> _Line | None:
     if from_top:
         return max(lines, key=lambda line: line.top, default=None)
     return min(lines, key=lambda line: line.bottom, default=None)
-
-
-def _is_repeated(line: _Line, page: _Page, seen: Counter[str]) -> bool:
-    key = _key(line)
-    if not _in_margin(page, line) or len(key) > MAX_HEADING:
-        return False
-    return seen[key] >= _MIN_REPEATS or (
-        seen["#"] >= _MIN_REPEATS and _PAGE_NUMBER.fullmatch(key) is not None
-    )
 
 
 def _in_margin(page: _Page, line: _Line) -> bool:
@@ -292,7 +292,7 @@ def _in_margin(page: _Page, line: _Line) -> bool:
 
 
 def _key(line: _Line) -> str:
-    return _NUMBER.sub("#", " ".join(line.text.lower().split()))
+    return " ".join(line.text.lower().split())
 
 
 # --- outline and metadata ----------------------------------------------------------------------
@@ -395,6 +395,8 @@ class _Composer:
         if not lines:
             return
         text = _join(lines, self._compounds)
+        if len(text) > _MAX_ORNAMENT and is_blank(text):
+            return  # a rule drawn with characters
         if level := self._heading_level(lines, text):
             self._collector.heading(text, level, page=page.number)
             return
@@ -534,11 +536,13 @@ def _starts_paragraph(paragraph: list[_Line], line: _Line, spacing: float) -> bo
 def _join(lines: list[_Line], compounds: set[str]) -> str:
     """The lines as running text, with words parted at line ends put together.
 
-    Where a line ends well before the others and none of its words is carried over, as in a table
-    or an address, the line break stays. Of `compounds`, the words that this document writes with
-    a hyphen within a line, the hyphen stays, too.
+    Where a line ends well before the others, as in a table or an address, and the next does not
+    go on in lower case, the line break stays; where half of the lines do, all breaks stay. In the
+    `compounds` that this document writes with a hyphen within a line, the hyphen stays, too.
     """
     left, right = min(line.left for line in lines), max(line.right for line in lines)
+    reach = right - _RAGGED * (right - left)
+    is_tabular = len(lines) > 2 and 2 * sum(line.right < reach for line in lines) >= len(lines)
     parts: list[str] = []
     before: _Line | None = None
     for line in lines:
@@ -549,8 +553,8 @@ def _join(lines: list[_Line], compounds: set[str]) -> str:
             parts[-1] = _without_hyphen(parts[-1], piece, compounds)
             parts.append(piece)
         else:
-            is_short = before.right < right - _RAGGED * (right - left)
-            keeps = (is_short or "…" in before.text) and not piece[:1].islower()
+            is_end = is_tabular or before.right < reach or "…" in before.text
+            keeps = is_end and not piece[:1].islower()
             if keeps:
                 parts.append("\n")
             elif not (_is_wide(parts[-1][-1:]) and _is_wide(piece[:1])):

@@ -61,8 +61,8 @@ def _decode(data: bytes) -> tuple[str, str]:
     for mark, encoding in _MARKS:
         if data.startswith(mark):
             return data[len(mark) :].decode(encoding, "replace"), encoding
-    if encoding := _wide_without_mark(data):
-        return data.decode(encoding, "replace"), encoding
+    if wide := _wide_without_mark(data):
+        return data.decode(wide, "replace"), wide
     try:
         return data.decode("utf-8"), "utf-8"
     except UnicodeDecodeError as error:
