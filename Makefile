@@ -24,7 +24,7 @@ deps: ## install the server, PL/Python, pg_cron and pgvector where they are miss
 
 build: venv ## build the model and the SQL
 	@tools/packages.sh folder "$(PYTHON)" build/site requirements/server.txt
-	@$(MAKE) --no-print-directory $(MODEL)
+	@$(MAKE) --silent --no-print-directory $(MODEL)
 	@$(VENV)/bin/python tools/assemble.py build --pkglibdir $(PKGLIBDIR) --model $(MODEL) --output build/extension
 
 $(MODEL): tools/build_model.py $(PINNED)
@@ -40,7 +40,8 @@ installed: build
 	@$(SUDO) $(PYTHON) tools/install.py install --pkglibdir $(PKGLIBDIR) --sharedir $(SHAREDIR)
 
 uninstall: ## remove the extension from the server
-	@$(SUDO) $(PYTHON) tools/install.py uninstall --pkglibdir $(PKGLIBDIR) --sharedir $(SHAREDIR)
+	@test -n "$(PG_CONFIG)" || { echo "ragstone: error: no PostgreSQL server is installed" >&2; exit 1; }
+	@$(SUDO) $(or $(PYTHON),python3) tools/install.py uninstall --pkglibdir $(PKGLIBDIR) --sharedir $(SHAREDIR)
 
 demo: ## two commands to a first answer: this is the second
 	@$(MAKE) --no-print-directory deps
@@ -75,7 +76,7 @@ lock: ## pin requirements/*.in anew (UPGRADE=1 takes the newest)
 	@tools/lock.sh "$(PYTHON)" $(if $(UPGRADE),--upgrade)
 
 clean: ## delete the private cluster and everything that was built here
-	@$(CLUSTER) destroy || rm -rf .cluster
+	@$(CLUSTER) destroy
 	@rm -rf build $(VENV) $(VENV).lock .pytest_cache .ruff_cache
 
 venv:

@@ -102,17 +102,23 @@ create table rag.sources (
   assigns_ids      boolean  not null,
   path_column      name,
   content_column   name,
+  name_column      name,
   title_column     name,
   tenant_column    name,
   tags_column      name,
   language_column  name,
   metadata_columns name[]   not null default '{}',
+  column_numbers   jsonb    not null default '{}',
   attached_at      timestamptz not null default now(),
   constraint path_or_content check ((path_column is null) <> (content_column is null))
 );
 comment on table  rag.sources is 'tables whose rows are documents; see rag.attach_source()';
 comment on column rag.sources.relation is 'the table, by oid: renaming it changes nothing';
 comment on column rag.sources.key_column is 'primary key of one column';
+comment on column rag.sources.path_column is 'file name below the document root';
+comment on column rag.sources.content_column is 'the document itself, bytea or text';
+comment on column rag.sources.name_column is 'file name of a document that lies in content_column';
+comment on column rag.sources.column_numbers is 'numbers of these columns in the table, by which a renamed one is known again';
 comment on column rag.sources.assigns_ids is 'true where the key is no integer, so that document_id is assigned and source_key keeps the key';
 
 ------------------------------------------------------------------------------------------------

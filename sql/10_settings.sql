@@ -18,7 +18,7 @@ as $sql$
     ('retry_delays_s',         'integers','30,120,300,900,3600', 0, 1e6, 's',         'wait before each further attempt; the last one repeats'),
     ('claim_documents',        'integer', '16',         1,    1000,     'documents',  'most documents a worker claims at once'),
     ('poll_interval_ms',       'integer', '250',        10,   60000,    'ms',         'how often an idle worker looks for work'),
-    ('worker_lifetime_s',      'integer', '600',        1,    86400,    's',          'a worker started by pg_cron ends after this long, and pg_cron starts the next'),
+    ('worker_lifetime_s',      'integer', '120',        1,    86400,    's',          'a worker started by pg_cron ends after this long, and pg_cron starts the next'),
     ('job_history_days',       'integer', '30',         0,    36500,    'days',       'how long finished jobs can be looked up'),
     ('query_cache_entries',    'integer', '10000',      0,    1e7,      'queries',    'most query embeddings kept'),
     ('query_cache_days',       'integer', '30',         0,    36500,    'days',       'unused query embeddings are dropped after this long'),

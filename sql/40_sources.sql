@@ -26,7 +26,7 @@ create or replace function rag._watched_columns(source rag.sources) returns name
   language sql immutable
   set search_path = pg_catalog, pg_temp
 as $sql$
-  select array_remove(array[source.path_column, source.content_column, source.title_column, source.tenant_column,
+  select array_remove(array[source.path_column, source.content_column, source.name_column, source.title_column, source.tenant_column,
                             source.tags_column, source.language_column] || source.metadata_columns, null)
 $sql$;
 comment on function rag._watched_columns(rag.sources) is 'columns whose change makes a document be processed again';
@@ -58,10 +58,46 @@ end
 $plpgsql$;
 comment on function rag._require_column(regclass, name, text, regtype[]) is 'raises 42703 or 42804 unless the table has the column in one of the types';
 
+create or replace function rag._triggers(source_id integer) returns setof pg_trigger
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  select t.* from pg_trigger t join pg_proc p on p.oid = t.tgfoid
+  where p.pronamespace = 'rag'::regnamespace and not t.tgisinternal
+    and t.tgargs = convert_to(source_id::text, 'UTF8') || '\x00'
+$sql$;
+comment on function rag._triggers(integer) is 'the triggers of a source, on its table and that table''s partitions';
+
+create or replace function rag._make_triggers(source_id integer, relation regclass) returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _trigger record;
+begin
+  for _trigger in
+    select *
+    from (values
+      ('ragstone_insert',   'after insert',    '_after_insert',    'referencing new table as new_rows'),
+      ('ragstone_update',   'after update',    '_after_update',    'referencing old table as old_rows new table as new_rows'),
+      ('ragstone_delete',   'after delete',    '_after_delete',    'referencing old table as old_rows'),
+      -- Before: afterwards nobody knows which rows a partition had.
+      ('ragstone_truncate', 'before truncate', '_before_truncate', '')) as v (name, event, function, referencing)
+  loop
+    execute format('create trigger %I %s on %s %s for each statement execute function rag.%I(%L)',
+                   _trigger.name, _trigger.event, relation, _trigger.referencing, _trigger.function, source_id);
+    -- Always: rows that come by replication (session_replication_role = replica) are rows too.
+    execute format('alter table %s enable always trigger %I', relation, _trigger.name);
+  end loop;
+end
+$plpgsql$;
+comment on function rag._make_triggers(integer, regclass) is 'makes the four triggers of a source on its table or one of that table''s partitions';
+
 create or replace function rag.attach_source(
     relation         regclass,
     path_column      name   default null,
     content_column   name   default null,
+    name_column      name   default null,
     title_column     name   default null,
     tenant_column    name   default null,
     tags_column      name   default null,
@@ -97,10 +133,6 @@ begin
             hint    = 'Attach the table behind it, or copy its rows into a table.';
   elsif _schema in ('rag', 'pg_catalog', 'information_schema') then
     raise exception '% is a system table', attach_source.relation using errcode = 'wrong_object_type';
-  elsif exists (select from rag.sources s where s.relation = attach_source.relation) then
-    raise exception '% is attached already', attach_source.relation
-      using errcode = 'duplicate_object',
-            hint    = format('To attach it differently, first: select rag.detach_source(%L);', attach_source.relation);
   elsif _key is null then
     raise exception '% has no primary key', attach_source.relation
       using errcode = 'object_not_in_prerequisite_state',
@@ -115,6 +147,25 @@ begin
     raise exception 'exactly one of path_column and content_column is needed'
       using errcode = 'invalid_parameter_value',
             hint    = 'path_column names a column that holds file names below the document root; content_column one that holds the document itself, as bytea or text.';
+  elsif attach_source.name_column is not null and attach_source.content_column is null then
+    raise exception 'name_column goes with content_column'
+      using errcode = 'invalid_parameter_value',
+            detail  = 'It holds the file name of a document that lies in a column; a path is a name already.';
+  end if;
+
+  select * into _source from rag.sources s where s.relation = attach_source.relation;
+  if found then
+    if (attach_source.path_column, attach_source.content_column, attach_source.name_column, attach_source.title_column,
+        attach_source.tenant_column, attach_source.tags_column, attach_source.language_column, attach_source.metadata_columns)
+       is not distinct from
+       (_source.path_column, _source.content_column, _source.name_column, _source.title_column,
+        _source.tenant_column, _source.tags_column, _source.language_column, _source.metadata_columns) then
+      raise notice '% is attached already', attach_source.relation;
+      return _source;
+    end if;
+    raise exception '% is attached already, with other columns', attach_source.relation
+      using errcode = 'duplicate_object',
+            hint    = format('To attach it differently, first: select rag.detach_source(%L);', attach_source.relation);
   end if;
 
   _key_type := rag._column_type(attach_source.relation, _key[1]);
@@ -122,6 +173,7 @@ begin
                               '{smallint,integer,bigint,uuid,text,varchar,char,name}');
   perform rag._require_column(attach_source.relation, attach_source.path_column, 'path_column', '{text,varchar,char,name}');
   perform rag._require_column(attach_source.relation, attach_source.content_column, 'content_column', '{text,varchar,char,bytea}');
+  perform rag._require_column(attach_source.relation, attach_source.name_column, 'name_column', '{text,varchar,char,name}');
   perform rag._require_column(attach_source.relation, attach_source.title_column, 'title_column', '{text,varchar,char,name}');
   perform rag._require_column(attach_source.relation, attach_source.tenant_column, 'tenant_column', '{smallint,integer,bigint}');
   perform rag._require_column(attach_source.relation, attach_source.tags_column, 'tags_column', '{text[],varchar[]}');
@@ -135,22 +187,17 @@ begin
   -- Nobody changes a row between the triggers' birth and the list of existing rows.
   execute format('lock table %s in share row exclusive mode', attach_source.relation);
 
-  insert into rag.sources (name, relation, key_column, assigns_ids, path_column, content_column, title_column,
+  insert into rag.sources (name, relation, key_column, assigns_ids, path_column, content_column, name_column, title_column,
                            tenant_column, tags_column, language_column, metadata_columns)
   values (coalesce(attach_source.name, _relname), attach_source.relation, _key[1],
           _key_type not in ('smallint'::regtype, 'integer', 'bigint'),
-          attach_source.path_column, attach_source.content_column, attach_source.title_column,
+          attach_source.path_column, attach_source.content_column, attach_source.name_column, attach_source.title_column,
           attach_source.tenant_column, attach_source.tags_column, attach_source.language_column, attach_source.metadata_columns)
   returning * into _source;
-
-  execute format('create trigger ragstone_insert after insert on %s referencing new table as new_rows
-                  for each statement execute function rag._after_insert(%L)', _source.relation, _source.source_id);
-  execute format('create trigger ragstone_update after update on %s referencing old table as old_rows new table as new_rows
-                  for each statement execute function rag._after_update(%L)', _source.relation, _source.source_id);
-  execute format('create trigger ragstone_delete after delete on %s referencing old table as old_rows
-                  for each statement execute function rag._after_delete(%L)', _source.relation, _source.source_id);
-  execute format('create trigger ragstone_truncate after truncate on %s
-                  for each statement execute function rag._after_truncate(%L)', _source.relation, _source.source_id);
+  _source := rag._follow_columns(_source);
+  -- A statement on a partition fires only that partition's triggers, one on the table only the table's.
+  perform rag._make_triggers(_source.source_id, t.relid)
+  from (select _source.relation as relid union select t.relid from pg_partition_tree(_source.relation) t) t;
 
   perform rag.enqueue_existing(_source.relation);
   if attach_source.path_column is not null and rag.get('document_root') is null then
@@ -160,8 +207,8 @@ begin
   return _source;
 end
 $plpgsql$;
-comment on function rag.attach_source(regclass, name, name, name, name, name, name, name[], text) is
-  'makes every row of a table a document, now and from now on: path_column names the column with the file name below the document root, or content_column the one with the document itself (bytea or text); title, tenant (integer), tags (text[]), language and metadata columns are carried along; name is for the source filter of searches (default: the table''s). Returns the source. Raises 42809 for a view, 55000 without a primary key, 0A000 for one of several columns, 42703 and 42804 for a column that is not there or of another type, 42710 where it is attached already';
+comment on function rag.attach_source(regclass, name, name, name, name, name, name, name, name[], text) is
+  'makes every row of a table a document, now and from now on: path_column names the column with the file name below the document root, or content_column the one with the document itself (bytea or text; name_column then tells its type where the content does not); title, tenant (integer), tags (text[]), language and metadata columns are carried along; name is for the source filter of searches (default: the table''s). Returns the source. Raises 42809 for a view, 55000 without a primary key, 0A000 for one of several columns, 42703 and 42804 for a column that is not there or of another type, 42710 where it is attached with other columns; attaching it once more as it is changes nothing';
 
 create or replace function rag._source(relation regclass) returns rag.sources
   language plpgsql stable
@@ -206,17 +253,13 @@ create or replace function rag.detach_source(relation regclass) returns bigint
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _source    rag.sources := rag._source(detach_source.relation);
-  _trigger   text;
-  _documents bigint;
+  _source  rag.sources := rag._source(detach_source.relation);
+  _trigger record;
 begin
-  foreach _trigger in array '{ragstone_insert,ragstone_update,ragstone_delete,ragstone_truncate}'::text[] loop
-    execute format('drop trigger if exists %I on %s', _trigger, _source.relation);
+  for _trigger in select t.tgname, t.tgrelid::regclass as relation from rag._triggers(_source.source_id) t loop
+    execute format('drop trigger %I on %s', _trigger.tgname, _trigger.relation);
   end loop;
-  _documents := rag._delete_documents(_source.source_id, null);
-  delete from rag._changes c where c.source_id = _source.source_id;
-  delete from rag.sources s where s.source_id = _source.source_id;
-  return _documents;
+  return rag._forget_source(_source.source_id);
 end
 $plpgsql$;
 comment on function rag.detach_source(regclass) is 'takes the triggers off a table and all its documents out of search; returns how many there were. The table itself stays as it is. Raises 42704 for a table that is not attached';
@@ -236,6 +279,25 @@ as $sql$
     'timestamp', now())::text)
 $sql$;
 comment on function rag._notify_change(text, bigint, text) is 'tells channel document_changes of one document, in the payload of the earlier worker';
+
+create or replace function rag._column_or_null(column_name name, type text) returns text
+  language sql immutable
+  set search_path = pg_catalog, pg_temp
+as $sql$ select case when column_name is null then 'null::' || type else format('s.%I::%s', column_name, type) end $sql$;
+comment on function rag._column_or_null(name, text) is 'expression for a column of the source''s row s, null where it has none';
+
+create or replace function rag._metadata_expression(source rag.sources) returns text
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  -- A jsonb object is taken as it is, any other column under its name.
+  select coalesce(string_agg(format(
+           case when rag._column_type(source.relation, c) = 'jsonb'::regtype
+                then 'case jsonb_typeof(s.%1$I) when ''object'' then s.%1$I else jsonb_build_object(%1$L, s.%1$I) end'
+                else 'jsonb_build_object(%1$L, s.%1$I)' end, c), ' || ' order by i), '''{}''::jsonb')
+  from unnest(source.metadata_columns) with ordinality u (c, i)
+$sql$;
+comment on function rag._metadata_expression(rag.sources) is 'expression for the metadata of the source''s row s';
 
 create or replace function rag._expand_keys(source_id integer, keys text[], priority smallint) returns text[]
   language plpgsql
@@ -288,12 +350,12 @@ begin
       and (select count(*) from notified) >= 0
     $sql$,
     _source.key_column,
-    case when _source.path_column is null then 'null' else format('s.%I::text', _source.path_column) end,
-    case when _source.title_column is null then 'null' else format('s.%I::text', _source.title_column) end,
-    case when _source.tenant_column is null then 'null::bigint' else format('s.%I::bigint', _source.tenant_column) end,
-    case when _source.tags_column is null then 'null::text[]' else format('s.%I::text[]', _source.tags_column) end,
-    case when _source.language_column is null then 'null' else format('s.%I::text', _source.language_column) end,
-    (select format('jsonb_build_object(%s)', string_agg(format('%L, s.%I', c, c), ', ')) from unnest(_source.metadata_columns) c),
+    rag._column_or_null(coalesce(_source.path_column, _source.name_column), 'text'),
+    rag._column_or_null(_source.title_column, 'text'),
+    rag._column_or_null(_source.tenant_column, 'bigint'),
+    rag._column_or_null(_source.tags_column, 'text[]'),
+    rag._column_or_null(_source.language_column, 'text'),
+    rag._metadata_expression(_source),
     _source.relation,
     rag._column_type(_source.relation, _source.key_column),
     case when _source.assigns_ids then 'nextval(''rag._document_id_seq'')' else 'p.key::bigint' end)
@@ -473,12 +535,148 @@ begin
 end
 $plpgsql$;
 
-create or replace function rag._after_truncate() returns trigger
+create or replace function rag._before_truncate() returns trigger
   language plpgsql security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
+declare
+  _source rag.sources;
+  _keys   text[];
 begin
-  perform rag._delete_documents(tg_argv[0]::integer, null);
+  select * into strict _source from rag.sources s where s.source_id = tg_argv[0]::integer;
+  if tg_relid = _source.relation then
+    perform rag._delete_documents(_source.source_id, null);
+  else
+    execute format('select array_agg(s.%I::text) from %s s', _source.key_column, tg_relid::regclass) into _keys;
+    perform rag._delete_documents(_source.source_id, coalesce(_keys, '{}'));
+  end if;
   return null;
 end
 $plpgsql$;
+
+------------------------------------------------------------------------------------------------
+-- Changes of the table's definition
+------------------------------------------------------------------------------------------------
+
+create or replace function rag._after_ddl() returns event_trigger
+  language plpgsql security definer
+  -- SECURITY DEFINER: whoever may alter a table need not be able to write ragstone's own tables.
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _source rag.sources;
+begin
+  for _source in
+    select s.* from rag.sources s
+    where exists (select from pg_event_trigger_ddl_commands() d
+                  where d.classid = 'pg_class'::regclass
+                    and (d.objid = s.relation or d.objid in (select t.relid from pg_partition_tree(s.relation) t)))
+  loop
+    _source := rag._follow_columns(_source);
+    -- A new partition has none, while the table has all four: a half restored dump is left alone.
+    perform rag._make_triggers(_source.source_id, t.relid)
+    from pg_partition_tree(_source.relation) t
+    where (select count(*) from rag._triggers(_source.source_id) g where g.tgrelid = _source.relation) = 4
+      and not exists (select from rag._triggers(_source.source_id) g where g.tgrelid = t.relid);
+  end loop;
+end
+$plpgsql$;
+comment on function rag._after_ddl() is 'follows renamed columns of attached tables, and gives new partitions their triggers';
+
+create or replace function rag._follow_columns(source rag.sources) returns rag.sources
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _source rag.sources := source;
+  _numbers jsonb := '{}';
+  _renamed jsonb;
+begin
+  -- Columns are kept by name, for people and for pg_dump, and by number, which a rename does not
+  -- change. A name that is gone, with its number still there, was renamed.
+  select jsonb_object_agg(n.key, a.attname)
+    into _renamed
+    from jsonb_each_text(source.column_numbers) n
+    join pg_attribute a on a.attrelid = source.relation and a.attnum = n.value::smallint and not a.attisdropped
+   where rag._column_type(source.relation, n.key::name) is null;
+  if _renamed is not null then
+    update rag.sources s
+       set key_column       = coalesce(_renamed ->> s.key_column, s.key_column),
+           path_column      = coalesce(_renamed ->> s.path_column, s.path_column),
+           content_column   = coalesce(_renamed ->> s.content_column, s.content_column),
+           name_column      = coalesce(_renamed ->> s.name_column, s.name_column),
+           title_column     = coalesce(_renamed ->> s.title_column, s.title_column),
+           tenant_column    = coalesce(_renamed ->> s.tenant_column, s.tenant_column),
+           tags_column      = coalesce(_renamed ->> s.tags_column, s.tags_column),
+           language_column  = coalesce(_renamed ->> s.language_column, s.language_column),
+           metadata_columns = array(select coalesce(_renamed ->> c, c)::name from unnest(s.metadata_columns) with ordinality u (c, i) order by i)
+     where s.source_id = source.source_id
+    returning * into _source;
+  end if;
+  select jsonb_object_agg(a.attname, a.attnum)
+    into _numbers
+    from pg_attribute a
+   where a.attrelid = _source.relation and a.attname = any (rag._watched_columns(_source) || _source.key_column) and not a.attisdropped;
+  update rag.sources s set column_numbers = _numbers
+  where s.source_id = _source.source_id and s.column_numbers is distinct from _numbers
+  returning * into _source;
+  select * into _source from rag.sources s where s.source_id = source.source_id;
+  return _source;
+end
+$plpgsql$;
+comment on function rag._follow_columns(rag.sources) is 'brings the column names of a source up to date with its table; returns the source as it is then';
+
+create or replace function rag._after_drop() returns event_trigger
+  language plpgsql security definer
+  -- SECURITY DEFINER: as for rag._after_ddl().
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _dropped record;
+  _source  rag.sources;
+begin
+  for _dropped in
+    select d.objid, d.objsubid, d.address_names from pg_event_trigger_dropped_objects() d
+    where d.classid = 'pg_class'::regclass
+  loop
+    select * into _source from rag.sources s where s.relation::oid = _dropped.objid;
+    if not found then
+      continue;
+    elsif _dropped.objsubid = 0 then
+      perform rag._forget_source(_source.source_id);
+    elsif _dropped.address_names[3] = any (rag._watched_columns(_source) || _source.key_column) then
+      raise exception 'column "%" of table % is watched by ragstone', _dropped.address_names[3], _source.relation
+        using errcode = 'dependent_objects_still_exist',
+              hint    = format('First detach the table: select rag.detach_source(%L);', _source.relation);
+    end if;
+  end loop;
+end
+$plpgsql$;
+comment on function rag._after_drop() is 'takes the documents of a dropped table out of search, and keeps watched columns from being dropped';
+
+create or replace function rag._forget_source(source_id integer) returns bigint
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _documents bigint := rag._delete_documents(_forget_source.source_id, null);
+begin
+  delete from rag._changes c where c.source_id = _forget_source.source_id;
+  delete from rag.sources s where s.source_id = _forget_source.source_id;
+  return _documents;
+end
+$plpgsql$;
+comment on function rag._forget_source(integer) is 'deletes a source with all its documents; returns how many there were';
+
+do $do$
+begin
+  if not exists (select from pg_event_trigger where evtname = 'ragstone_after_ddl') then
+    create event trigger ragstone_after_ddl on ddl_command_end
+      when tag in ('ALTER TABLE', 'CREATE TABLE', 'CREATE TABLE AS') execute function rag._after_ddl();
+  end if;
+  if not exists (select from pg_event_trigger where evtname = 'ragstone_after_drop') then
+    create event trigger ragstone_after_drop on sql_drop
+      when tag in ('ALTER TABLE', 'DROP TABLE', 'DROP SCHEMA', 'DROP OWNED') execute function rag._after_drop();
+  end if;
+end
+$do$;

@@ -178,6 +178,7 @@ make_database() {
 # --- commands ------------------------------------------------------------------------------
 
 cmd_start() {
+    find_server
     choose_home
     claim_home
     recall_settings
@@ -196,6 +197,7 @@ cmd_start() {
 
 cmd_stop() {
     if ! running; then return; fi
+    find_server
     as_server "$bin/pg_ctl" stop --pgdata="$home/data" --mode=fast --wait --timeout=60 --silent 2>"$scratch" ||
         as_server "$bin/pg_ctl" stop --pgdata="$home/data" --mode=immediate --wait --silent
 }
@@ -206,12 +208,13 @@ cmd_env() {
 
 cmd_psql() {
     running || die "the private cluster does not run" "Start it with 'make cluster'."
+    find_server
     rm -f "$scratch"
     connect exec "$bin/psql" "$@"
 }
 
 cmd_destroy() {
-    [ -e "$home/data" ] && cmd_stop
+    cmd_stop
     rm -rf "$home" "$dir"
 }
 
@@ -236,7 +239,6 @@ account=$(server_account)
 scratch=$(mktemp)
 trap 'rm -f "$scratch"' EXIT
 find_home
-find_server
 case $command in
     start) cmd_start ;;
     stop) cmd_stop ;;

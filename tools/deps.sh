@@ -50,6 +50,7 @@ server_major() { "$1" --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/'; }
 
 # The library, not the `python3` on the PATH, decides which packages a backend can import.
 linked_python() {
+    [ -n "$1" ] || return 0
     local library directory
     library=$(ldd "$("$1" --pkglibdir)/plpython3.so" 2>/dev/null |
         sed -nE 's/^\s*libpython3[^ ]* => ([^ ]+) .*/\1/p')
@@ -69,7 +70,7 @@ has_extension() { [ -e "$("$1" --sharedir)/extension/$2.control" ]; }
 
 # Prints one word for each thing that is missing.
 missing() {
-    local pg_config=$1
+    local pg_config=$1 python
     if [ -z "$pg_config" ]; then
         echo server plpython cron vector venv
         return
@@ -77,7 +78,8 @@ missing() {
     [ -e "$("$pg_config" --pkglibdir)/plpython3.so" ] && has_extension "$pg_config" plpython3u || echo plpython
     has_extension "$pg_config" pg_cron || echo cron
     has_extension "$pg_config" vector || echo vector
-    has_venv "$(linked_python "$pg_config")" || echo venv
+    python=$(linked_python "$pg_config")
+    has_venv "${python:-/usr/bin/python3}" || echo venv
 }
 
 # --- apt, with lists and downloads of its own ----------------------------------------------
@@ -272,6 +274,16 @@ install_missing() {
         fi ;;
     esac
     install_packages "${packages[@]}"
+    [ -z "$upgrade" ] || explain_upgrade
+}
+
+explain_upgrade() {
+    local running
+    running=$(running_clusters | sed -n "s|^$major/|$major |p")
+    [ -n "$running" ] || return 0
+    say "PostgreSQL $major was upgraded, and its running clusters were left alone."
+    printf '%s\n' "Restart them soon: until then they run the old server, which may not load the new libraries:" >&2
+    printf '%s\n' "$running" | sed 's/.*/  pg_ctlcluster & restart/' >&2
 }
 
 main() {
