@@ -1,4 +1,4 @@
-"""python -m bench [--template DATABASE] QUESTION [options]"""
+"""python -m bench [--template DATABASE] [QUESTION [options]]"""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from bench import ingest, quality, search
 from bench.harness import BenchError, Server
 
 QUESTIONS = {"ingest": ingest, "search": search, "quality": quality}
+# What needs nothing but a server.
+BY_DEFAULT = ["ingest", "search"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,17 +25,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="DATABASE",
         help="copy this database, which has ragstone, instead of typing create extension",
     )
-    questions = parser.add_subparsers(dest="question", required=True)
+    questions = parser.add_subparsers(dest="question", metavar="QUESTION")
     for name, module in QUESTIONS.items():
         summary = (module.__doc__ or "").splitlines()[0]
         module.add_options(questions.add_parser(name, help=summary, description=module.__doc__))
     options = parser.parse_args(arguments)
+    asked = [options] if options.question else [parser.parse_args([q]) for q in BY_DEFAULT]
+    server = Server(options.template)
     try:
-        report = QUESTIONS[options.question].run(Server(options.template), options)
+        for question in asked:
+            report = QUESTIONS[question.question].run(server, question)
+            print(f"\nwritten to {report.write()}")
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    print(f"\nwritten to {report.write()}")
+    if not options.question:
+        print("\nretrieval quality needs a collection: python -m bench quality --collection DIR")
     return 0
 
 

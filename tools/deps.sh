@@ -141,7 +141,8 @@ plpython_package() {
 running_clusters() { pg_lsclusters -h 2>/dev/null | awk '$4 ~ /online/ { print $1 "/" $2 }'; }
 
 hold_services() {
-    if [ ! -e "$POLICY" ]; then
+    # One of our own may be left from an installation that was killed.
+    if [ ! -e "$POLICY" ] || grep -q 'temporary, by ragstone' "$POLICY"; then
         printf '#!/bin/sh\n# temporary, by ragstone: installing must not start or restart a server\nexit 101\n' >"$POLICY"
         chmod 755 "$POLICY"
         made_policy=yes
@@ -149,11 +150,9 @@ hold_services() {
         die "upgrading PostgreSQL would restart $(running_clusters | tr '\n' ' ')" \
             "$POLICY lets it. Upgrade the server yourself at a time that suits you, then run this again."
     fi
-    if [ ! -e "$CREATE_CLUSTER_DROPIN" ]; then
-        mkdir -p "$(dirname "$CREATE_CLUSTER_DROPIN")"
-        printf 'create_main_cluster = false\n' >"$CREATE_CLUSTER_DROPIN"
-        made_dropin=yes
-    fi
+    mkdir -p "$(dirname "$CREATE_CLUSTER_DROPIN")"
+    printf 'create_main_cluster = false\n' >"$CREATE_CLUSTER_DROPIN"
+    made_dropin=yes
 }
 
 policy_answer() {
@@ -260,7 +259,8 @@ install_missing() {
     shift
     local wanted=" $* "
     major=$(if [ -n "$pg_config" ]; then server_major "$pg_config"; else newest_offered; fi)
-    [ -n "$major" ] || die "apt offers no PostgreSQL from 15 to 18 with PL/Python and pg_cron" "$(packages_by_hand)"
+    [ -n "$major" ] || die "apt offers no PostgreSQL from 15 to 18 with PL/Python and pg_cron" \
+        "Is the network there? 'apt-get update' shows what apt can reach." "$(packages_by_hand)"
     case $wanted in *" server "*) packages+=("postgresql-$major") ;; esac
     case $wanted in *" plpython "*) plpython_package "$major" && packages+=("$package") ;; esac
     case $wanted in *" cron "*) packages+=("postgresql-$major-cron") ;; esac

@@ -6,7 +6,6 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Literal, Protocol
 
 from .extract.model import Block
@@ -14,8 +13,6 @@ from .extract.model import Block
 # semantic-text-splitter takes time with the square of what it is given without a line break
 # (measured: 0.06 s for 100 kB, 5.4 s for 1 MB), so it is given this much at a time.
 _WINDOW = 4_096
-# Sections shorter than this share of the size may share a chunk with the next one.
-_TINY = 3
 # A title or section path longer than this is shortened in the text that is embedded.
 _MAX_LABEL = 200
 # The least that any text can be split to.
@@ -113,7 +110,11 @@ class _Stretch:
         self.view = "".join(seen)
 
     def block_at(self, position: int) -> Block:
-        return self.blocks[max(0, bisect_right(self._starts, position) - 1)]
+        """The block at a place; for a heading the one below it, whose section is fuller."""
+        index = max(0, bisect_right(self._starts, position) - 1)
+        while self.blocks[index].kind == "heading" and index + 1 < len(self.blocks):
+            index += 1
+        return self.blocks[index]
 
 
 def chunk(
@@ -142,8 +143,7 @@ def _recursive(
     else:
         splitter = TextSplitter.from_callback(tokenizer.count, spec.size, spec.overlap)
         window = max(_WINDOW, 64 * spec.size)
-    measure = len if spec.unit == "characters" else tokenizer.count
-    for stretch in _stretches(blocks, spec.size, measure):
+    for stretch in _stretches(blocks):
         if len(stretch.text) <= spec.size and spec.unit == "characters":
             yield _Passage(stretch, 0, stretch.text)
             continue
@@ -165,30 +165,27 @@ _Strategy = Callable[[Sequence[Block], ChunkSpec, Tokenizer], Iterator[_Passage]
 STRATEGIES: dict[str, _Strategy] = {"recursive": _recursive, "fixed": _fixed}
 
 
-def _stretches(
-    blocks: Sequence[Block], size: int, measure: Callable[[str], int]
-) -> Iterator[_Stretch]:
-    """Sections, and runs of tiny ones.
+def _stretches(blocks: Sequence[Block]) -> Iterator[_Stretch]:
+    """What may share a chunk: blocks of one section and page.
 
-    A passage about two subjects is found by neither, so a section ends its chunk. But a heading
-    without text, or a line or two under one, is no passage either: as long as what was gathered
-    is under a third of the size, the next section joins it, if both fit in one chunk. What still
-    does not fit follows a bare heading all the same: a heading belongs to what comes after it.
+    A passage about two subjects is found by neither, and one that is cited for a page must be on
+    it. Only a sentence may run over a page break, and a heading goes with what comes after it.
     """
     gathered: list[Block] = []
-    length = 0
-    for _, group in groupby(blocks, key=lambda block: block.section):
-        section = list(group)
-        added = sum(measure(block.text) + 2 for block in section)
-        tiny = length <= size // _TINY
-        bare = all(block.kind == "heading" for block in gathered)
-        if gathered and not (tiny and (bare or length + added <= size)):
+    for block in blocks:
+        before = gathered[-1] if gathered else None
+        if before is not None and not _belong_together(before, block):
             yield _Stretch(gathered)
-            gathered, length = [], 0
-        gathered += section
-        length += added
+            gathered = []
+        gathered.append(block)
     if gathered:
         yield _Stretch(gathered)
+
+
+def _belong_together(before: Block, after: Block) -> bool:
+    if before.kind == "heading" or after.continues:
+        return True
+    return (before.section, before.page) == (after.section, after.page)
 
 
 def _glue(before: Block, after: Block) -> str:

@@ -93,12 +93,13 @@ def test_a_section_ends_its_chunk() -> None:
     assert chunks[1].content.startswith("B\nR") or chunks[1].content.startswith("B\n")
 
 
-def test_tiny_sections_share_a_chunk() -> None:
+def test_a_passage_is_cited_for_its_own_section_and_page_however_short() -> None:
     blocks = []
-    for name in "ABC":
-        blocks.append(Block(name, section=name, kind="heading", level=1))
-        blocks.append(Block(f"Just a line on {name}.", section=name))
-    assert len(split(blocks)) == 1
+    for page, name in enumerate("ABC", start=1):
+        blocks.append(Block(name, page=page, section=name, kind="heading", level=1))
+        blocks.append(Block(f"Just a line on {name}.", page=page, section=name))
+    chunks = split(blocks)
+    assert [(c.section, c.page_number) for c in chunks] == [("A", 1), ("B", 2), ("C", 3)]
 
 
 @pytest.mark.parametrize("count", [1, 5, 12, 100])
@@ -110,6 +111,7 @@ def test_a_heading_is_never_a_passage_of_its_own(count: int) -> None:
     ]
     first = split(blocks)[0]
     assert first.content.startswith("2 Materials\n2.1 Copper\n")
+    assert first.section == "2 Materials > 2.1 Copper"
     assert len(first.content) > 60
 
 
