@@ -196,8 +196,10 @@ begin
   returning * into _source;
   _source := rag._follow_columns(_source);
   -- A statement on a partition fires only that partition's triggers, one on the table only the table's.
+  -- The table last: rag._after_ddl() takes its four triggers for the sign that all is done.
   perform rag._make_triggers(_source.source_id, t.relid)
-  from (select _source.relation as relid union select t.relid from pg_partition_tree(_source.relation) t) t;
+  from (select t.relid from pg_partition_tree(_source.relation) t where t.relid <> _source.relation) t;
+  perform rag._make_triggers(_source.source_id, _source.relation);
 
   perform rag.enqueue_existing(_source.relation);
   if attach_source.path_column is not null and rag.get('document_root') is null then
