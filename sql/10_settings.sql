@@ -1,53 +1,84 @@
 -- Settings: privileged, typed, with a default and a checked setter.
 
 create or replace function rag._setting_definitions()
-  returns table (name text, kind text, default_value text, minimum numeric, maximum numeric, unit text, description text)
+  returns table (name text, kind text, default_value text, minimum numeric, maximum numeric, unit text, per_tenant boolean, description text)
   language sql immutable parallel safe
   set search_path = pg_catalog, pg_temp
 as $sql$
   values
-    ('document_root',          'folder',  null,         null, null,     null,         'the only folder from which document files are read'),
-    ('max_file_bytes',         'integer', '52428800',   1,    1e9,      'bytes',      'largest file that is read'),
-    ('max_pages',              'integer', '2000',       1,    1e6,      'pages',      'most pages a document may have'),
-    ('max_text_characters',    'integer', '10000000',   1000, 1e8,      'characters', 'most text taken from one document'),
-    ('max_chunks',             'integer', '50000',      1,    1e6,      'chunks',     'most chunks one document may have'),
-    ('extraction_memory_bytes','integer', '536870912',  134217728, 1e11, 'bytes',     'address space of the extraction child'),
-    ('extraction_cpu_s',       'integer', '60',         1,    86400,    's',          'CPU time for extracting one document'),
-    ('extraction_wall_s',      'integer', '120',        1,    86400,    's',          'wall time for extracting one document'),
-    ('max_attempts',           'integer', '5',          1,    100,      'attempts',   'attempts before a job is dead'),
-    ('retry_delays_s',         'integers','30,120,300,900,3600', 0, 1e6, 's',         'wait before each further attempt; the last one repeats'),
-    ('claim_documents',        'integer', '16',         1,    1000,     'documents',  'most documents a worker claims at once'),
-    ('poll_interval_ms',       'integer', '250',        10,   60000,    'ms',         'how often an idle worker looks for work'),
-    ('worker_lifetime_s',      'integer', '120',        1,    86400,    's',          'a worker started by pg_cron ends after this long, and pg_cron starts the next'),
-    ('job_history_days',       'integer', '30',         0,    36500,    'days',       'how long finished jobs can be looked up'),
-    ('query_cache_entries',    'integer', '10000',      0,    1e7,      'queries',    'most query embeddings kept'),
-    ('query_cache_days',       'integer', '30',         0,    36500,    'days',       'unused query embeddings are dropped after this long'),
-    ('notifications',          'boolean', 'off',        null, null,     null,         'notify channel document_changes of every changed document')
+    ('document_root',            'folder',   null,         null, null,      null,         false, 'the only folder from which document files are read'),
+    ('allowed_types',            'types',    '*',          null, null,      null,         true,  'mime types that are taken in, such as application/pdf,text/*; * is all that can be read'),
+    ('max_file_bytes',           'integer',  '50000000',   1,    1e9,       'bytes',      true,  'largest document that is read'),
+    ('max_inflated_bytes',       'integer',  '200000000',  1,    1e10,      'bytes',      true,  'most that a compressed document may unpack to'),
+    ('max_pages',                'integer',  '2000',       1,    1e6,       'pages',      true,  'most pages, slides or sheets of one document'),
+    ('max_text_characters',      'integer',  '10000000',   1000, 1e8,       'characters', true,  'most text of one document'),
+    ('max_chunks',               'integer',  '50000',      1,    1e6,       'chunks',     true,  'most chunks of one document'),
+    ('max_tenant_documents',     'integer',  null,         0,    1e12,      'documents',  true,  'most documents of one tenant'),
+    ('max_tenant_bytes',         'integer',  null,         0,    1e15,      'bytes',      true,  'most bytes of one tenant''s documents together'),
+    ('max_tenant_chunks_per_day','integer',  null,         0,    1e12,      'chunks',     true,  'most chunks made for one tenant within 24 hours'),
+    ('extraction_memory_bytes',  'integer',  '536870912',  134217728, 1e11, 'bytes',      false, 'address space of the extraction child'),
+    ('extraction_cpu_s',         'integer',  '60',         1,    86400,     's',          true,  'CPU time for extracting one document'),
+    ('extraction_wall_s',        'integer',  '120',        1,    86400,     's',          true,  'wall time for extracting one document'),
+    ('max_attempts',             'integer',  '5',          1,    100,       'attempts',   false, 'attempts before a job is dead'),
+    ('retry_delays_s',           'integers', '30,120,300,900,3600', 0, 1e6, 's',          false, 'wait before each further attempt; the last one repeats'),
+    ('claim_documents',          'integer',  '16',         1,    1000,      'documents',  false, 'most documents a worker claims at once'),
+    ('poll_interval_ms',         'integer',  '250',        10,   60000,     'ms',         false, 'how often an idle worker looks for work'),
+    ('worker_lifetime_s',        'integer',  '120',        1,    86400,     's',          false, 'a worker started by pg_cron ends after this long, and pg_cron starts the next'),
+    ('job_history_days',         'integer',  '30',         0,    36500,     'days',       false, 'how long finished jobs can be looked up'),
+    ('query_cache_entries',      'integer',  '10000',      0,    1e7,       'queries',    false, 'most query embeddings kept'),
+    ('query_cache_days',         'integer',  '30',         0,    36500,     'days',       false, 'unused query embeddings are dropped after this long'),
+    ('notifications',            'boolean',  'off',        null, null,      null,         false, 'notify channel document_changes of every changed document')
 $sql$;
 
 create or replace view rag.settings as
-  select d.name, coalesce(s.value, d.default_value) as value, d.unit, d.default_value, s.name is not null as changed, d.description
+  select d.name, t.tenant_id, coalesce(s.value, d.default_value) as value, d.unit, d.default_value, s.name is not null as changed, d.description
   from rag._setting_definitions() d
-  left join rag._settings s on s.name = d.name;
-comment on view rag.settings is 'all settings with value, unit, default and meaning; change one with rag.set(name, value)';
+  cross join lateral (
+    select null::bigint as tenant_id
+    union all
+    select o.tenant_id from rag._settings o where o.name = d.name and o.tenant_id is not null
+  ) t
+  left join rag._settings s on s.name = d.name and s.tenant_id is not distinct from t.tenant_id;
+comment on view rag.settings is 'all settings with value, unit, default and meaning, and those that one tenant has otherwise; change one with rag.set(name, value)';
 
-create or replace function rag.get(name text) returns text
+create or replace function rag._definition(name text, tenant_id bigint, out kind text, out default_value text, out minimum numeric, out maximum numeric, out description text)
   language plpgsql stable
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _value text;
+  _per_tenant boolean;
 begin
-  select s.value into _value from rag.settings s where s.name = get.name;
+  select d.kind, d.default_value, d.minimum, d.maximum, d.description, d.per_tenant
+    into kind, default_value, minimum, maximum, description, _per_tenant
+    from rag._setting_definitions() d
+   where d.name = _definition.name;
   if not found then
-    raise exception 'there is no setting "%"', get.name
+    raise exception 'there is no setting "%"', _definition.name
       using errcode = 'undefined_object',
             hint    = 'Settings are listed by: select name, description from rag.settings;';
+  elsif tenant_id is not null and not _per_tenant then
+    raise exception 'setting "%" is the same for all tenants', _definition.name
+      using errcode = 'invalid_parameter_value',
+            hint    = format('Leave tenant_id out: select rag.set(%L, …);', _definition.name);
   end if;
-  return _value;
 end
 $plpgsql$;
-comment on function rag.get(text) is 'value of a setting; raises 42704 for a name that is none';
+comment on function rag._definition(text, bigint) is 'what a setting is; raises 42704 for a name that is none, 22023 for a tenant''s where tenants have none';
+
+create or replace function rag.get(name text, tenant_id bigint default null) returns text
+  language plpgsql stable
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _default text := (rag._definition(get.name, get.tenant_id)).default_value;
+begin
+  return coalesce(
+    (select s.value from rag._settings s where s.name = get.name and s.tenant_id = get.tenant_id),
+    (select s.value from rag._settings s where s.name = get.name and s.tenant_id is null),
+    _default);
+end
+$plpgsql$;
+comment on function rag.get(text, bigint) is 'value of a setting, for one tenant where that is given; raises 42704 for a name that is none';
 
 create or replace function rag._check_folder(path text) returns text
   language plpython3u
@@ -58,23 +89,17 @@ return check_folder(path)
 $python$;
 comment on function rag._check_folder(text) is 'why the server cannot use the folder, or null where it can';
 
-create or replace function rag.set(name text, value text) returns text
+create or replace function rag.set(name text, value text, tenant_id bigint default null) returns text
   language plpgsql
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _definition record;
+  _definition record := rag._definition(set.name, set.tenant_id);
   _problem    text;
 begin
-  select * into _definition from rag._setting_definitions() d where d.name = set.name;
-  if not found then
-    raise exception 'there is no setting "%"', set.name
-      using errcode = 'undefined_object',
-            hint    = 'Settings are listed by: select name, description from rag.settings;';
-  end if;
   if set.value is null then
-    delete from rag._settings s where s.name = set.name;
-    return _definition.default_value;
+    delete from rag._settings s where s.name = set.name and s.tenant_id is not distinct from set.tenant_id;
+    return rag.get(set.name, set.tenant_id);
   end if;
 
   _problem := case _definition.kind
@@ -82,18 +107,20 @@ begin
     when 'integers' then (select min(rag._check_integer(part, _definition.minimum, _definition.maximum))
                           from string_to_table(set.value, ',') part)
     when 'boolean'  then case when lower(set.value) not in ('on', 'off') then 'it is on or off' end
+    when 'types'    then case when set.value !~ '^(\*|[a-z]+/[a-z0-9.+*-]+)(,(\*|[a-z]+/[a-z0-9.+*-]+))*$'
+                              then 'it is a list of mime types with commas between and no spaces' end
     when 'folder'   then rag._check_folder(set.value)
   end;
   if _problem is not null then
     raise exception 'invalid value for setting "%": "%"', set.name, set.value
       using errcode = 'invalid_parameter_value',
             detail  = _problem,
-            hint    = format('%s. Its default: select rag.set(%L, null);', upper(left(_definition.description, 1)) || substr(_definition.description, 2), set.name);
+            hint    = format('It is %s. Back to its default: select rag.set(%L, null);', _definition.description, set.name);
   end if;
 
-  insert into rag._settings (name, value)
-  values (set.name, case _definition.kind when 'boolean' then lower(set.value) else set.value end)
-  on conflict on constraint _settings_pkey do update
+  insert into rag._settings (name, tenant_id, value)
+  values (set.name, set.tenant_id, case _definition.kind when 'boolean' then lower(set.value) else set.value end)
+  on conflict on constraint one_value_a_tenant do update
     set value = excluded.value, updated_at = excluded.updated_at, updated_by = excluded.updated_by;
   if set.name = 'document_root' then
     update rag.ingestion_queue q set run_at = now() where q.status = 'queued' and q.error_code = 'no_document_root';
@@ -101,7 +128,7 @@ begin
   return set.value;
 end
 $plpgsql$;
-comment on function rag.set(text, text) is 'changes a setting (null: back to its default) and returns the value now in force; raises 42704 for an unknown name, 22023 for a value it cannot have';
+comment on function rag.set(text, text, bigint) is 'changes a setting, for all or for one tenant (value null: back to what it was without), and returns the value now in force; raises 42704 for an unknown name, 22023 for a value it cannot have';
 
 create or replace function rag._check_integer(value text, minimum numeric, maximum numeric) returns text
   language sql immutable
@@ -113,3 +140,53 @@ as $sql$
   end
 $sql$;
 comment on function rag._check_integer(text, numeric, numeric) is 'why the text is no whole number in the range, or null where it is';
+
+create or replace function rag._settings_of(tenant_id bigint) returns table (name text, value text)
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  select d.name, coalesce(t.value, g.value, d.default_value)
+  from rag._setting_definitions() d
+  left join rag._settings g on g.name = d.name and g.tenant_id is null
+  left join rag._settings t on t.name = d.name and t.tenant_id = _settings_of.tenant_id
+$sql$;
+comment on function rag._settings_of(bigint) is 'all settings as they are for a tenant (null: for everybody)';
+
+create or replace function rag._quota_problem(job_id bigint, bytes bigint, chunks integer) returns text
+  language plpgsql stable
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _document rag.documents;
+  _used     record;
+  _problem  text;
+begin
+  select d.* into _document
+    from rag.ingestion_queue q join rag.documents d on d.source_id = q.source_id and d.document_id = q.document_id
+   where q.job_id = _quota_problem.job_id;
+  if _document.tenant_id is null then
+    return null;
+  end if;
+  select count(*) as documents, coalesce(sum(d.file_size), 0) as bytes into _used
+    from rag.documents d
+   where d.tenant_id = _document.tenant_id and d.status = 'completed'
+     and (d.source_id, d.document_id) <> (_document.source_id, _document.document_id);
+
+  select format('%s is %s, and tenant %s would have %s', l.name, l.value, _document.tenant_id, l.would_be)
+    into _problem
+    from (values
+      ('max_tenant_documents',      _used.documents + 1),
+      ('max_tenant_bytes',          _used.bytes + _quota_problem.bytes),
+      ('max_tenant_chunks_per_day', _quota_problem.chunks + (
+         select coalesce(sum(v.chunks), 0)::bigint
+         from rag.document_versions v
+         join rag.documents d on d.source_id = v.source_id and d.document_id = v.document_id
+         where v.finished_at > now() - interval '24 hours' and d.tenant_id = _document.tenant_id))) as u (name, would_be)
+    cross join lateral (select u.name, rag.get(u.name, _document.tenant_id)::bigint as value, u.would_be) l
+   where l.would_be > l.value
+   order by l.name
+   limit 1;
+  return _problem;
+end
+$plpgsql$;
+comment on function rag._quota_problem(bigint, bigint, integer) is 'which quota of its tenant a job''s document would exceed if it came to so many bytes and chunks, in words; null where none';

@@ -131,7 +131,7 @@ begin
       using errcode = 'wrong_object_type',
             detail  = 'Changes are followed by triggers with transition tables, which only a table can have.',
             hint    = 'Attach the table behind it, or copy its rows into a table.';
-  elsif _schema in ('rag', 'pg_catalog', 'information_schema') then
+  elsif _schema in ('rag', 'pg_catalog', 'information_schema') and attach_source.relation <> 'rag.uploads'::regclass then
     raise exception '% is a system table', attach_source.relation using errcode = 'wrong_object_type';
   elsif _key is null then
     raise exception '% has no primary key', attach_source.relation

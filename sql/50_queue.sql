@@ -143,7 +143,7 @@ comment on function rag._free_jobs_of_dead_workers() is 'makes jobs of vanished 
 
 create or replace function rag._claim_jobs(worker_id integer, max_jobs integer)
   returns table (job_id bigint, source_id integer, document_id bigint, source_key text, generation bigint, pipeline_id integer,
-                 attempts smallint, file_path text, title text, language text, has_content boolean)
+                 attempts smallint, file_path text, title text, language text, tenant_id bigint, has_content boolean)
   language plpgsql
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
@@ -173,7 +173,7 @@ begin
       returning q.*
     )
     select c.job_id, c.source_id, c.document_id, d.source_key, d.generation, c.pipeline_id,
-           c.attempts, d.file_path, d.title, d.language, s.content_column is not null
+           c.attempts, d.file_path, d.title, d.language, d.tenant_id, s.content_column is not null
       from claimed c
       join rag.documents d on d.source_id = c.source_id and d.document_id = c.document_id
       join rag.sources s on s.source_id = c.source_id

@@ -49,6 +49,7 @@ class Job:
     file_path: str | None
     title: str | None
     language: str | None
+    tenant_id: int | None
     has_content: bool
 
 
@@ -142,10 +143,10 @@ class Database:
 
     # Configuration
 
-    def settings(self) -> dict[str, str | None]:
-        return {
-            row["name"]: row["value"] for row in self._rows("select name, value from rag.settings")
-        }
+    def settings(self, tenant_id: int | None) -> dict[str, str | None]:
+        """All settings as they are for a tenant, or where that is None for everybody."""
+        rows = self._rows("select * from rag._settings_of($1)", ["int8"], tenant_id)
+        return {row["name"]: row["value"] for row in rows}
 
     def model(self, name: str) -> Model:
         (row,) = self._rows(
@@ -226,6 +227,12 @@ class Database:
             worker_id,
             job.generation,
             sha256,
+        )
+
+    def quota_problem(self, job: Job, size: int, chunks: int) -> str | None:
+        """What the document would exceed, in words, if it came to so many bytes and chunks."""
+        return self._value(
+            "rag._quota_problem($1, $2, $3)", ["int8", "int8", "int4"], job.job_id, size, chunks
         )
 
     def stored_hashes(self, job: Job) -> set[str]:

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,7 @@ class Worker:
     worker_id: int
     _tally: Tally = field(default_factory=Tally)
     _pipelines: dict[int, Pipeline] = field(default_factory=dict)
+    _settings: dict[int | None, dict[str, str | None]] = field(default_factory=dict)
     _sandbox: Sandbox = field(default_factory=Sandbox)
 
     def run(self, deadline: float, max_documents: int | None) -> None:
@@ -95,7 +97,7 @@ class Worker:
         while left is None or left > 0:
             if self._report("working"):
                 return
-            self._load_settings()
+            self._forget_configuration()
             self.db.expand_changes(min_priority=0)
             self.db.commit()
             limit = self._integer("claim_documents")
@@ -127,12 +129,17 @@ class Worker:
         self.db.commit()
         return stop
 
-    def _load_settings(self) -> None:
-        self._settings = self.db.settings()
+    def _forget_configuration(self) -> None:
+        self._settings.clear()
         self._pipelines.clear()
 
-    def _integer(self, setting: str) -> int:
-        return int(self._settings[setting] or 0)
+    def _setting(self, name: str, tenant_id: int | None = None) -> str | None:
+        if tenant_id not in self._settings:
+            self._settings[tenant_id] = self.db.settings(tenant_id)
+        return self._settings[tenant_id][name]
+
+    def _integer(self, name: str, tenant_id: int | None = None) -> int:
+        return int(self._setting(name, tenant_id) or 0)
 
     def _expand_backlog(self) -> bool:
         expanded = self.db.expand_changes(min_priority=-32768) > 0
@@ -186,13 +193,14 @@ class Worker:
             if unchanged:
                 self._tally.documents += 1
                 return None
+            self._check_quotas(job, source.size)
             self._sandbox.submit(self._request(job, pipeline), source.fd)
             return job, source
 
     def _request(self, job: Job, pipeline: Pipeline) -> ExtractRequest:
         return ExtractRequest(
             file_name=job.file_path or "",
-            limits=self._limits(),
+            limits=self._limits(job.tenant_id),
             chunk_spec=pipeline.chunk_spec,
             tokenizer_path=api.model_dir(pipeline.model) / "tokenizer.json",
             title=job.title,
@@ -200,7 +208,7 @@ class Worker:
         )
 
     def _read(self, job: Job) -> Snapshot:
-        limit = self._integer("max_file_bytes")
+        limit = self._integer("max_file_bytes", job.tenant_id)
         if job.has_content:
             content = self.db.content(job)
             self.db.commit()
@@ -212,7 +220,7 @@ class Worker:
                     hint="Put the document into the content column, or delete the row.",
                 )
             return snapshot(content, limit, self._check)
-        root = self._settings["document_root"]
+        root = self._setting("document_root")
         if root is None:
             raise DocumentError(
                 "no_document_root",
@@ -236,6 +244,8 @@ class Worker:
 
     def _collect(self, job: Job, source: Snapshot) -> Extracted:
         extraction = self._sandbox.result(self._check)
+        self._check_type(job, extraction.mime_type)
+        self._check_quotas(job, source.size, len(extraction.chunks))
         hashes = [chunk_hash(chunk) for chunk in extraction.chunks]
         stored = self.db.stored_hashes(job)
         self.db.commit()
@@ -313,16 +323,40 @@ class Worker:
             self.db.commit()
         return self._pipelines[job.pipeline_id]
 
-    def _limits(self) -> Limits:
+    def _limits(self, tenant_id: int | None) -> Limits:
         return Limits(
-            max_bytes=self._integer("max_file_bytes"),
-            max_pages=self._integer("max_pages"),
-            max_text_characters=self._integer("max_text_characters"),
-            max_chunks=self._integer("max_chunks"),
+            max_bytes=self._integer("max_file_bytes", tenant_id),
+            max_inflated_bytes=self._integer("max_inflated_bytes", tenant_id),
+            max_pages=self._integer("max_pages", tenant_id),
+            max_text_characters=self._integer("max_text_characters", tenant_id),
+            max_chunks=self._integer("max_chunks", tenant_id),
             memory_bytes=self._integer("extraction_memory_bytes"),
-            cpu_seconds=self._integer("extraction_cpu_s"),
-            wall_seconds=self._integer("extraction_wall_s"),
+            cpu_seconds=self._integer("extraction_cpu_s", tenant_id),
+            wall_seconds=self._integer("extraction_wall_s", tenant_id),
         )
+
+    def _check_type(self, job: Job, mime_type: str) -> None:
+        allowed = self._setting("allowed_types", job.tenant_id) or "*"
+        if not any(fnmatchcase(mime_type, pattern) for pattern in allowed.split(",")):
+            raise DocumentError(
+                "type_not_allowed",
+                f"documents of type {mime_type} are not taken in",
+                detail=f"allowed_types is {allowed}.",
+                hint="Convert the document, or change the setting allowed_types.",
+            )
+
+    def _check_quotas(self, job: Job, size: int, chunks: int = 0) -> None:
+        if job.tenant_id is None:
+            return
+        problem = self.db.quota_problem(job, size, chunks)
+        self.db.commit()
+        if problem:
+            raise DocumentError(
+                "over_quota",
+                "the document is over a quota of its tenant",
+                detail=f"{problem}.",
+                hint="Delete other documents of the tenant, or raise the limit with rag.set().",
+            )
 
 
 def chunk_hash(chunk: Chunk) -> str:
