@@ -43,7 +43,7 @@ uninstall: ## remove the extension from the server
 	@test -n "$(PG_CONFIG)" || { echo "ragstone: error: no PostgreSQL server is installed" >&2; exit 1; }
 	@$(SUDO) $(or $(PYTHON),python3) tools/install.py uninstall --pkglibdir $(PKGLIBDIR) --sharedir $(SHAREDIR)
 
-demo: ## two commands to a first answer: this is the second
+demo: ## install all there is to install, take in the sample documents, ask three questions
 	@$(MAKE) --no-print-directory deps
 	@$(MAKE) --no-print-directory venv-dev cluster
 	@eval "$$($(CLUSTER) env)" && $(VENV)/bin/python examples/demo.py

@@ -326,11 +326,10 @@ comment on function rag._stored_hashes(bigint) is 'hashes of the chunks a job''s
 
 create or replace function rag._lexeme_index(lexeme text) returns integer
   language sql immutable strict parallel safe
-  set search_path = pg_catalog, pg_temp
-as $sql$
   -- hashtext() is not promised to be the same in the next version; md5 is. 28 bits: from 1 to 2^28.
-  select ('x' || left(md5(lexeme), 7))::bit(28)::integer + 1
-$sql$;
+  -- The body is bound to its functions when it is made and has no search path to set, so that it can
+  -- be inlined: called for every lexeme of every chunk.
+  return ('x' || left(md5(lexeme), 7))::bit(28)::integer + 1;
 comment on function rag._lexeme_index(text) is 'position of a lexeme in BM25 vectors, from 1 to 2^28';
 
 create or replace function rag._bm25_weights(content_tsv tsvector, average_length real) returns sparsevec

@@ -200,11 +200,13 @@ def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
 
 
 def vector_literal(row: np.ndarray) -> str:
-    """A vector in pgvector's text form, with the fewest digits that give the same float32.
+    """A vector in pgvector's text form, to six significant digits.
 
-    0.18 ms and 4.7 kB for 384 dimensions.
+    What is lost changes a cosine by less than 1e-6, a thousandth of what int8 arithmetic does;
+    the shortest digits that give the same float32 take four times as long.
     """
-    return "[" + ",".join(map(str, row)) + "]"
+    values = row.tolist()
+    return f"[{','.join(['%.6g'] * len(values)) % tuple(values)}]"
 
 
 @contextmanager

@@ -273,7 +273,7 @@ def test_a_stored_vector_is_the_computed_one(values: list[float]) -> None:
     row = np.array(values, dtype=np.float32)
     literal = vector_literal(row)
     assert (literal[0], literal[-1]) == ("[", "]")
-    assert np.array_equal(np.array(literal[1:-1].split(","), dtype=np.float32), row)
+    assert np.allclose(np.array(literal[1:-1].split(","), dtype=np.float32), row, rtol=1e-5, atol=0)
 
 
 # Splitting
