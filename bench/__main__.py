@@ -6,12 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bench import ingest, quality, search
+from bench import ingest, quality, search, triggers
 from bench.harness import BenchError, Server
 
-QUESTIONS = {"ingest": ingest, "search": search, "quality": quality}
+QUESTIONS = {"ingest": ingest, "search": search, "quality": quality, "triggers": triggers}
 # What needs nothing but a server.
-BY_DEFAULT = ["ingest", "search"]
+BY_DEFAULT = ["ingest", "search", "triggers"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
