@@ -33,6 +33,7 @@ comment on table rag._settings is 'settings that differ from their default; read
 
 create table rag.models (
   name           text    primary key,
+  kind           text    not null default 'embedding' constraint known_kind check (kind in ('embedding', 'reranker')),
   provider       text    not null constraint known_provider check (provider in ('onnx')),
   dimension      integer not null constraint dimension_fits_vector check (dimension between 1 and 16000),
   max_tokens     integer not null constraint max_tokens_positive check (max_tokens > 2),
@@ -45,8 +46,9 @@ create table rag.models (
   options        jsonb   not null default '{}',
   builtin        boolean not null default false
 );
-comment on table  rag.models is 'embedding models: data, not code';
+comment on table  rag.models is 'models: data, not code';
 comment on column rag.models.name is 'name used by pipelines';
+comment on column rag.models.kind is 'embedding: text to vector; reranker: question and passage to a score';
 comment on column rag.models.provider is 'what runs the model: onnx (ONNX Runtime on the CPU, inside the backend)';
 comment on column rag.models.dimension is 'length of the embedding';
 comment on column rag.models.max_tokens is 'longest input in tokens, special tokens included; longer chunks are split, never cut';
@@ -90,7 +92,7 @@ comment on column rag.pipelines.chunk_size is 'longest chunk, in chunk_unit';
 comment on column rag.pipelines.chunk_overlap is 'text repeated from the previous chunk, in chunk_unit';
 comment on column rag.pipelines.chunk_unit is 'characters or tokens';
 comment on column rag.pipelines.embed_template is 'what is embedded: {title}, {section} and {content} are replaced; content stays what the document says';
-comment on column rag.pipelines.text_search_config is 'text search configuration of the text leg, by name (pg_upgrade refuses columns of type regconfig)';
+comment on column rag.pipelines.text_search_config is 'text search configuration of documents whose language is not known, by name (pg_upgrade refuses columns of type regconfig)';
 comment on column rag.pipelines.index_method is 'vector index: hnsw, ivfflat (very large tables) or none (exact)';
 comment on column rag.pipelines.index_options is 'storage parameters of the vector index; hnsw: m 16, ef_construction 64; ivfflat: lists 100';
 comment on column rag.pipelines.quantization is 'precision of the vector index: half (16 bit) or none (32 bit); the stored vectors are always 32 bit';
@@ -165,6 +167,7 @@ create table rag.documents (
   unique (source_id, source_key)
 ) with (fillfactor = 80);
 create index on rag.documents (tenant_id) where tenant_id is not null;
+create index on rag.documents using gin (metadata jsonb_path_ops);
 comment on table  rag.documents is 'every document of every source, as last seen';
 comment on column rag.documents.document_id is 'the key of the source row where that is an integer, else assigned';
 comment on column rag.documents.source_key is 'the key of the source row as text';
@@ -240,6 +243,8 @@ create table rag.document_chunks (
   page_number  integer,
   section      text,
   tags         text[],
+  language     text,
+  text_search_config text  not null default 'simple',
   content_hash bytea       not null,
   created_at   timestamptz not null default now(),
   updated_at   timestamptz not null default now()
@@ -251,7 +256,9 @@ comment on column rag.document_chunks.chunk_index is 'position in the document, 
 comment on column rag.document_chunks.content is 'what the document says';
 comment on column rag.document_chunks.char_count is 'characters of content';
 comment on column rag.document_chunks.token_count is 'tokens the model reads for this chunk, special tokens included';
-comment on column rag.document_chunks.content_tsv is 'lexemes of content with positions, by the pipeline''s text search configuration';
+comment on column rag.document_chunks.content_tsv is 'lexemes of content with positions, by text_search_config; see rag._analyze()';
+comment on column rag.document_chunks.language is 'language of the document as a code such as en, or as its source says';
+comment on column rag.document_chunks.text_search_config is 'configuration that content_tsv was made with: that of the language, the pipeline''s where none is known';
 comment on column rag.document_chunks.content_bm25 is 'BM25 weights of those lexemes; its inner product with a query''s idf weights is the BM25 score';
 comment on column rag.document_chunks.embedding is 'vector of the embedded text, in the dimension of the pipeline''s model';
 comment on column rag.document_chunks.page_number is 'page on which the chunk begins, from 1';
@@ -362,32 +369,96 @@ create type rag.search_result as (
   title            text,
   section          text,
   tags             text[],
-  metadata         jsonb
+  metadata         jsonb,
+  language         text,
+  semantic_place   integer,
+  text_place       integer,
+  rerank_score     double precision,
+  context          text,
+  snippet          text
 );
 comment on type   rag.search_result is 'a passage found by rag.search_documents()';
 comment on column rag.search_result.similarity_score is 'cosine similarity of passage and question, -1 to 1; null where the question was not embedded';
 comment on column rag.search_result.text_rank is 'BM25 score, from 0; only comparable within one search';
-comment on column rag.search_result.hybrid_score is 'weighted sum of both, each divided by the best of the search, up to 1';
+comment on column rag.search_result.hybrid_score is 'what ranks: both scores fused, the best of the search up to 1 (with reciprocal rank fusion up to 0.033)';
+comment on column rag.search_result.semantic_place is 'place by similarity_score among the candidates, from 1';
+comment on column rag.search_result.text_place is 'place by text_rank among the candidates, from 1; null without a common word';
+comment on column rag.search_result.rerank_score is 'score by the reranker, where one was asked for: it then ranks';
+comment on column rag.search_result.context is 'the passage with its neighbours, where context_chunks asks for them';
+comment on column rag.search_result.snippet is 'HTML: where in the passage the words of the question are, within <mark>; all else is escaped; null without highlight';
+
+create type rag.document_result as (
+  document_id      bigint,
+  source           text,
+  source_key       text,
+  file_path        text,
+  title            text,
+  score            double precision,
+  tags             text[],
+  metadata         jsonb,
+  language         text,
+  passages         rag.search_result[]
+);
+comment on type   rag.document_result is 'a document found by rag.search_whole_documents()';
+comment on column rag.document_result.score is 'hybrid_score of its best passage';
+comment on column rag.document_result.passages is 'its best passages, best first';
+
+create type rag._search_hit as (
+  chunk_id       bigint,
+  similarity     double precision,
+  bm25           double precision,
+  semantic_place integer,
+  text_place     integer,
+  score          double precision,
+  rerank_score   double precision
+);
+comment on type rag._search_hit is 'a chunk found, before all else that is known of it is looked up';
+
+create type rag._search_options as (
+  match_count      integer,
+  document_filter  bigint[],
+  tenant_filter    bigint,
+  semantic_weight  double precision,
+  mode             text,
+  fusion           text,
+  min_score        double precision,
+  max_per_document integer,
+  source           text,
+  tags_filter      text[],
+  tags_match       text,
+  metadata_filter  jsonb,
+  language         text,
+  changed_after    timestamptz,
+  changed_before   timestamptz,
+  check_source     boolean,
+  context_chunks   integer,
+  highlight        boolean,
+  rerank           text,
+  pipeline         text
+);
+comment on type rag._search_options is 'arguments that all forms of search have, in the order in which they take them';
 
 ------------------------------------------------------------------------------------------------
 -- Statistics for search
 ------------------------------------------------------------------------------------------------
 
 create table rag._lexeme_changes (
-  pipeline_id integer  not null,
-  sign        smallint not null,
-  content_tsv tsvector not null
+  pipeline_id        integer  not null,
+  text_search_config text     not null,
+  sign               smallint not null,
+  content_tsv        tsvector not null
 );
 comment on table rag._lexeme_changes is 'chunks added (1) and removed (-1) since rag._lexemes was last brought up to date';
 
 create table rag._lexemes (
-  pipeline_id integer not null,
-  lexeme      text    not null,
-  chunks      bigint  not null,
-  occurrences bigint  not null,
-  primary key (pipeline_id, lexeme)
+  pipeline_id        integer not null,
+  lexeme             text    not null,
+  text_search_config text    not null,
+  chunks             bigint  not null,
+  occurrences        bigint  not null,
+  primary key (pipeline_id, lexeme, text_search_config)
 ) with (fillfactor = 70);
-comment on table rag._lexemes is 'document frequency of each lexeme; the lexeme '''' holds the totals';
+comment on table rag._lexemes is 'document frequency of each lexeme by language; the lexeme '''' holds the totals';
 
 create table rag._pipeline_statistics (
   pipeline_id       integer primary key,
@@ -408,14 +479,17 @@ comment on table rag._background is 'a random sample of stored vectors: how simi
 
 -- Not logged: worth nothing after a crash, and never written on a standby.
 create unlogged table rag._query_cache (
-  model        text        not null,
-  query_hash   bytea       not null,
+  key          bytea       primary key,
   embedding    vector      not null,
-  last_used_at timestamptz not null default now(),
-  primary key (model, query_hash)
+  last_used_at timestamptz not null default now()
 );
 create index on rag._query_cache (last_used_at);
-comment on table rag._query_cache is 'embeddings of recent queries, by hash: the query itself is not kept';
+comment on table  rag._query_cache is 'embeddings of recent queries';
+comment on column rag._query_cache.key is 'sha256 over model and query, neither of which is kept: another model never meets its vectors';
+
+-- Counters that need no row to be locked or to be updated.
+create unlogged sequence rag._query_cache_hits_seq minvalue 0 start 0;
+create unlogged sequence rag._query_cache_misses_seq minvalue 0 start 0;
 
 ------------------------------------------------------------------------------------------------
 -- Dump and restore: the rows below are the user's. Partitions dump themselves; workers and the

@@ -444,10 +444,10 @@ begin
     delete from rag.document_chunks c
      where c.source_id = _delete_documents.source_id
        and (_delete_documents.keys is null or c.document_id = any (_ids))
-    returning c.pipeline_id, c.content_tsv
+    returning c.pipeline_id, c.text_search_config, c.content_tsv
   )
-  insert into rag._lexeme_changes (pipeline_id, sign, content_tsv)
-  select g.pipeline_id, -1, g.content_tsv from gone g;
+  insert into rag._lexeme_changes (pipeline_id, text_search_config, sign, content_tsv)
+  select g.pipeline_id, g.text_search_config, -1, g.content_tsv from gone g;
   return coalesce(cardinality(_ids), 0);
 end
 $plpgsql$;

@@ -324,35 +324,6 @@ as $sql$
 $sql$;
 comment on function rag._stored_hashes(bigint) is 'hashes of the chunks a job''s document has now, whose vectors can be kept';
 
-create or replace function rag._lexeme_index(lexeme text) returns integer
-  language sql immutable strict parallel safe
-  -- hashtext() is not promised to be the same in the next version; md5 is. 28 bits: from 1 to 2^28.
-  -- The body is bound to its functions when it is made and has no search path to set, so that it can
-  -- be inlined: called for every lexeme of every chunk.
-  return ('x' || left(md5(lexeme), 7))::bit(28)::integer + 1;
-comment on function rag._lexeme_index(text) is 'position of a lexeme in BM25 vectors, from 1 to 2^28';
-
-create or replace function rag._bm25_weights(content_tsv tsvector, average_length real) returns sparsevec
-  language plpgsql immutable parallel safe
-  set search_path = pg_catalog, pg_temp
-as $plpgsql$
-begin
-  -- tf · (k1 + 1) / (tf + k1 · (1 − b + b · length / average)), k1 = 1.2, b = 0.75: Robertson and
-  -- Zaragoza, The Probabilistic Relevance Framework: BM25 and Beyond, 2009.
-  return (
-    select '{' || coalesce(string_agg(w.index || ':' || w.weight, ',' order by w.index), '') || '}/268435456'
-    from (
-      select rag._lexeme_index(t.lexeme) as index,
-             max((t.tf * 2.2 / (t.tf + 1.2 * (0.25 + 0.75 * t.length / average_length)))::real) as weight
-      from (select u.lexeme, cardinality(u.positions)::real as tf, sum(cardinality(u.positions)) over () as length
-            from unnest(content_tsv) u) t
-      group by 1
-    ) w
-  );
-end
-$plpgsql$;
-comment on function rag._bm25_weights(tsvector, real) is 'BM25 weight of every lexeme of a chunk, without its idf';
-
 create or replace function rag._to_vector(literal text) returns vector
   language plpgsql immutable parallel safe
   set search_path = pg_catalog, pg_temp
@@ -375,6 +346,8 @@ declare
   _pipeline  rag.pipelines;
   _document  rag.documents;
   _average   real;
+  _language  text;
+  _config    text;
   _sha256    bytea := decode(_store_document.document ->> 'sha256', 'hex');
   _total     integer;
   _reused    integer;
@@ -386,6 +359,8 @@ begin
   select * into strict _pipeline from rag.pipelines p where p.pipeline_id = _job.pipeline_id;
   select * into strict _document from rag.documents d where d.source_id = _job.source_id and d.document_id = _job.document_id;
   select s.average_length into strict _average from rag._pipeline_statistics s where s.pipeline_id = _job.pipeline_id;
+  _language := rag._language_code(coalesce(_document.language, _store_document.document #>> '{extracted,language}'));
+  _config := rag._text_search_config(_language, _pipeline.text_search_config);
 
   with incoming as materialized (
     select i.*, decode(i.hash, 'hex') as content_hash
@@ -393,7 +368,8 @@ begin
       as i (chunk_index integer, content text, char_count integer, token_count integer,
             page_number integer, section text, hash text, embedding text)
   ), old as materialized (
-    select c.chunk_index, c.content_hash, c.embedding, c.page_number, c.section, c.tags, c.tenant_id
+    select c.chunk_index, c.content_hash, c.embedding, c.page_number, c.section, c.tags, c.tenant_id,
+           c.language, c.text_search_config
     from rag.document_chunks c
     where c.pipeline_id = _job.pipeline_id and c.source_id = _job.source_id and c.document_id = _job.document_id
   ), kept as materialized (
@@ -403,31 +379,32 @@ begin
     join old o on o.chunk_index = i.chunk_index and o.content_hash = i.content_hash
               and o.page_number is not distinct from i.page_number and o.section is not distinct from i.section
     where o.tags is not distinct from _document.tags and o.tenant_id is not distinct from _document.tenant_id
+      and o.language is not distinct from _language and o.text_search_config = _config
   ), removed as (
     delete from rag.document_chunks c
      where c.pipeline_id = _job.pipeline_id and c.source_id = _job.source_id and c.document_id = _job.document_id
        and c.chunk_index not in (select k.chunk_index from kept k)
-    returning c.content_tsv
+    returning c.text_search_config, c.content_tsv
   ), inserted as (
     insert into rag.document_chunks as c
       (pipeline_id, source_id, document_id, tenant_id, chunk_index, content, char_count, token_count,
-       content_tsv, content_bm25, embedding, page_number, section, tags, content_hash)
+       content_tsv, content_bm25, embedding, page_number, section, tags, language, text_search_config, content_hash)
     select _job.pipeline_id, _job.source_id, _job.document_id, _document.tenant_id,
-           i.chunk_index, i.content, i.char_count, i.token_count, t.tsv, rag._bm25_weights(t.tsv, _average),
+           i.chunk_index, i.content, i.char_count, i.token_count, t.tsv, rag._bm25_weights(t.tsv, _config, _average),
            case when i.embedding is not null then rag._to_vector(i.embedding)
                 else (select o.embedding from old o where o.content_hash = i.content_hash limit 1) end,
-           i.page_number, i.section, _document.tags, i.content_hash
+           i.page_number, i.section, _document.tags, _language, _config, i.content_hash
     from incoming i
-    cross join lateral (select to_tsvector(_pipeline.text_search_config::regconfig, i.content) as tsv) t
+    cross join lateral (select rag._analyze(i.content, _config) as tsv) t
     where i.chunk_index not in (select k.chunk_index from kept k)
       -- Counted, so that they are gone before their chunk_index is taken again.
       and (select count(*) from removed) >= 0
     returning c.content_tsv
   ), noted as (
-    insert into rag._lexeme_changes (pipeline_id, sign, content_tsv)
-    select _job.pipeline_id, -1, r.content_tsv from removed r
+    insert into rag._lexeme_changes (pipeline_id, text_search_config, sign, content_tsv)
+    select _job.pipeline_id, r.text_search_config, -1, r.content_tsv from removed r
     union all
-    select _job.pipeline_id, 1, n.content_tsv from inserted n
+    select _job.pipeline_id, _config, 1, n.content_tsv from inserted n
   )
   select count(*), count(*) filter (where i.embedding is null),
          coalesce(sum(i.token_count) filter (where i.embedding is not null), 0)

@@ -27,22 +27,24 @@ begin
      where c.ctid = any (array(select l.ctid from rag._lexeme_changes l limit 5000))
     returning c.*
   ), lexemes as (
-    select t.pipeline_id, u.lexeme, sum(t.sign) as chunks, sum(t.sign * cardinality(u.positions)) as occurrences
+    select t.pipeline_id, u.lexeme, t.text_search_config, sum(t.sign) as chunks, sum(t.sign * cardinality(u.positions)) as occurrences
       from taken t, unnest(t.content_tsv) u
-     group by 1, 2
+     group by 1, 2, 3
   ), counted as (
     select l.* from lexemes l
     union all
-    select t.pipeline_id, '', t.chunks, coalesce((select sum(l.occurrences) from lexemes l where l.pipeline_id = t.pipeline_id), 0)
-      from (select t.pipeline_id, sum(t.sign) as chunks from taken t group by 1) t
+    select t.pipeline_id, '', t.text_search_config, t.chunks,
+           coalesce((select sum(l.occurrences) from lexemes l
+                     where l.pipeline_id = t.pipeline_id and l.text_search_config = t.text_search_config), 0)
+      from (select t.pipeline_id, t.text_search_config, sum(t.sign) as chunks from taken t group by 1, 2) t
   )
-  insert into rag._lexemes as l (pipeline_id, lexeme, chunks, occurrences)
-  select c.pipeline_id, c.lexeme, c.chunks, c.occurrences from counted c where (c.chunks, c.occurrences) <> (0, 0)
+  insert into rag._lexemes as l (pipeline_id, lexeme, text_search_config, chunks, occurrences)
+  select c.* from counted c where (c.chunks, c.occurrences) <> (0, 0)
   on conflict on constraint _lexemes_pkey do update
     set chunks = l.chunks + excluded.chunks, occurrences = l.occurrences + excluded.occurrences;
 
   for _statistics in select * from rag._pipeline_statistics order by pipeline_id loop
-    select l.chunks, l.occurrences::real / nullif(l.chunks, 0) into _chunks, _average
+    select sum(l.chunks), sum(l.occurrences)::real / nullif(sum(l.chunks), 0) into _chunks, _average
     from rag._lexemes l where l.pipeline_id = _statistics.pipeline_id and l.lexeme = '';
 
     -- The sample is drawn anew each time the corpus has doubled or halved.
@@ -61,7 +63,7 @@ begin
     -- than a sixth, while that is cheap.
     if _chunks between 64 and 20000 and abs(_average / _statistics.average_length - 1) > 1.0 / 6 then
       update rag._pipeline_statistics s set average_length = _average where s.pipeline_id = _statistics.pipeline_id;
-      update rag.document_chunks c set content_bm25 = rag._bm25_weights(c.content_tsv, _average)
+      update rag.document_chunks c set content_bm25 = rag._bm25_weights(c.content_tsv, c.text_search_config, _average)
       where c.pipeline_id = _statistics.pipeline_id;
     end if;
   end loop;

@@ -6,23 +6,370 @@ create or replace function rag._active_pipeline() returns rag.pipelines
 as $sql$ select p from rag.pipelines p where p.state = 'active' $sql$;
 comment on function rag._active_pipeline() is 'the pipeline that searches use';
 
-create or replace function rag._query_lexemes(query_text text, pipeline rag.pipelines)
-  returns table (lexeme text, occurrences integer, chunks bigint, idf real)
+create or replace function rag._searched_pipeline(name text) returns rag.pipelines
+  language plpgsql stable
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _pipeline rag.pipelines;
+begin
+  if _searched_pipeline.name is null then
+    return rag._active_pipeline();
+  end if;
+  select * into _pipeline from rag.pipelines p where p.name = _searched_pipeline.name;
+  if not found then
+    raise exception 'there is no pipeline "%"', _searched_pipeline.name
+      using errcode = 'undefined_object',
+            hint    = 'Pipelines are listed by: select name, state from rag.pipelines; left out, the active one is searched.';
+  end if;
+  return _pipeline;
+end
+$plpgsql$;
+comment on function rag._searched_pipeline(text) is 'the pipeline of that name, the active one for null; raises 42704 for an unknown name';
+
+------------------------------------------------------------------------------------------------
+-- Arguments
+------------------------------------------------------------------------------------------------
+
+create or replace function rag._checked_options(query_text text, options rag._search_options) returns rag._search_options
+  language plpgsql stable
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _fault record;
+begin
+  select * into _fault
+  from (values
+    (query_text is null,
+     'null_value_not_allowed', 'query_text is null',
+     'Type: select content, page_number from rag.search_documents(''your question'');'),
+    (options.match_count is null or options.match_count not between 1 and 10000,
+     'invalid_parameter_value', format('match_count is from 1 to 10000, not %s', coalesce(options.match_count::text, 'null')),
+     'Leave it out for 10, or type: match_count => 20.'),
+    (options.semantic_weight not between 0 and 1,
+     'invalid_parameter_value', format('semantic_weight is from 0 to 1, not %s', options.semantic_weight),
+     '0 is text alone, 1 meaning alone, 0.7 what the earlier worker had; leave it out for an automatic weight.'),
+    (options.mode is null or options.mode not in ('hybrid', 'semantic', 'text'),
+     'invalid_parameter_value', format('there is no mode %s', coalesce(quote_ident(options.mode), 'null')),
+     'mode is ''hybrid'' (both legs), ''semantic'' (meaning alone) or ''text'' (words alone).'),
+    (options.fusion is null or options.fusion not in ('weighted', 'rrf'),
+     'invalid_parameter_value', format('there is no fusion %s', coalesce(quote_ident(options.fusion), 'null')),
+     'fusion is ''weighted'' (each score divided by its best) or ''rrf'' (reciprocal rank fusion).'),
+    (options.min_score = 'NaN',
+     'invalid_parameter_value', 'min_score is no number',
+     'It is compared with hybrid_score, which is at most 1: min_score => 0.5.'),
+    (options.max_per_document < 1,
+     'invalid_parameter_value', format('max_per_document is at least 1, not %s', options.max_per_document),
+     'Leave it out for as many passages of a document as rank.'),
+    (options.tags_match is null or options.tags_match not in ('any', 'all'),
+     'invalid_parameter_value', format('there is no tags_match %s', coalesce(quote_ident(options.tags_match), 'null')),
+     'tags_match is ''any'' (one of tags_filter is enough) or ''all''.'),
+    (jsonb_typeof(options.metadata_filter) <> 'object',
+     'invalid_parameter_value', format('metadata_filter is a JSON object, not of type %s', jsonb_typeof(options.metadata_filter)),
+     'It is contained in the metadata of what is found: metadata_filter => ''{"department": "sales"}''.'),
+    (options.changed_after >= options.changed_before,
+     'invalid_parameter_value', format('changed_after (%s) is not before changed_before (%s)', options.changed_after, options.changed_before),
+     'changed_after is the earlier bound and included, changed_before the later one and excluded.'),
+    (options.context_chunks is null or options.context_chunks not between 0 and 100,
+     'invalid_parameter_value', format('context_chunks is from 0 to 100, not %s', coalesce(options.context_chunks::text, 'null')),
+     'It is how many passages before and after each hit are put into context.'),
+    (options.language !~ '^\s*[[:alpha:]]{2,40}([-_][[:alnum:]]{1,8})*\s*$',
+     'invalid_parameter_value', format('%s is not a language', quote_literal(left(options.language, 40))),
+     'A language is a code such as ''en'' or ''en-US'', or what the language column of the source says.'),
+    (options.source is not null and not exists (select from rag.sources s where s.name = options.source),
+     'undefined_object', format('there is no source "%s"', options.source),
+     'Sources are listed by: select name, relation from rag.sources;'),
+    (options.rerank is not null and not exists (select from rag.models m where m.name = options.rerank and m.kind = 'reranker'),
+     'undefined_object', format('there is no reranker "%s"', options.rerank),
+     'Rerankers are listed by: select name from rag.models where kind = ''reranker'';')
+  ) as v (is_fault, condition, message, hint)
+  where v.is_fault
+  limit 1;
+  if found then
+    raise exception '%', _fault.message using errcode = _fault.condition, hint = _fault.hint;
+  end if;
+  options.language := rag._language_code(options.language);
+  -- The ends of the weight's range are modes: what counts for nothing need not be looked for.
+  options.mode := case when options.mode <> 'hybrid' then options.mode
+                       when options.semantic_weight = 0 then 'text'
+                       when options.semantic_weight = 1 then 'semantic'
+                       else 'hybrid' end;
+  return options;
+end
+$plpgsql$;
+comment on function rag._checked_options(text, rag._search_options) is 'the arguments of a search in their one form; raises 22004, 22023 or 42704 for those it cannot have';
+
+create or replace function rag._checked_embedding(query_embedding vector, options rag._search_options) returns vector
+  language plpgsql stable
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _dimension integer;
+  _given     integer;
+begin
+  if query_embedding is null then
+    raise exception 'query_embedding is null'
+      using errcode = 'null_value_not_allowed',
+            hint    = 'Leave it out and the text is embedded here: select content from rag.search_documents(''your question'');';
+  end if;
+  select m.dimension into _dimension from rag.models m where m.name = (rag._searched_pipeline(options.pipeline)).model;
+  execute format('select %I.vector_dims($1)', rag._vector_schema()) into _given using query_embedding;
+  if _given <> _dimension then
+    raise exception 'query_embedding has % dimensions, the pipeline searched %', _given, _dimension
+      using errcode = 'invalid_parameter_value',
+            detail  = 'A query is compared with vectors of the same model only.',
+            hint    = 'Make it with rag.embed(''your question''), or leave it out and the text is embedded here.';
+  end if;
+  return query_embedding;
+end
+$plpgsql$;
+comment on function rag._checked_embedding(vector, rag._search_options) is 'the vector; raises 22004 for null, 22023 for another dimension than that of the pipeline''s model';
+
+create or replace function rag._question_embedding(query_text text, options rag._search_options) returns vector
+  language plpgsql volatile
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _model constant text := (rag._searched_pipeline(options.pipeline)).model;
+  _plain constant text := (rag._parse_query(query_text)).plain;
+begin
+  if options.mode = 'text' or _plain !~ '\S' or _model is null then
+    return null;
+  elsif options.mode = 'semantic' then
+    return rag._embed_query(_plain, _model);
+  end if;
+  return rag._embed_query(_plain, _model);
+exception
+  when others then
+    if options.mode = 'semantic' then
+      raise;
+    end if;
+    raise notice 'searching by text alone: model "%" cannot be used', _model
+      using detail = sqlerrm, hint = 'Whoever runs the server can see more by: select rag.embed(''test'');';
+    return null;
+end
+$plpgsql$;
+comment on function rag._question_embedding(text, rag._search_options) is 'embedding of a question as far as the mode needs one; null, with a notice, where the model cannot be used and words are there to go by';
+
+------------------------------------------------------------------------------------------------
+-- Filters
+------------------------------------------------------------------------------------------------
+
+create or replace function rag._readable_in_source() returns text
   language sql stable
-  -- SECURITY DEFINER: document frequencies are over all tenants, and the table of them, which would
-  -- tell what words others use, stays closed.
-  security definer
   set search_path = pg_catalog, pg_temp
 as $sql$
-  -- idf = ln(1 + (N − n + ½) / (n + ½)), as in Lucene: never negative.
-  select u.lexeme, cardinality(u.positions), coalesce(l.chunks, 0),
-         ln(1 + (greatest(t.chunks - coalesce(l.chunks, 0), 0) + 0.5) / (coalesce(l.chunks, 0) + 0.5))::real
-  from unnest(to_tsvector(pipeline.text_search_config::regconfig, query_text)) u
-  cross join (select coalesce(max(l.chunks), 0) as chunks from rag._lexemes l
-              where l.pipeline_id = pipeline.pipeline_id and l.lexeme = '') t
-  left join rag._lexemes l on l.pipeline_id = pipeline.pipeline_id and l.lexeme = u.lexeme
+  -- Asked of the source table itself, as the caller: its privileges and its row security decide.
+  select coalesce(string_agg(
+           format('c.source_id = %s and exists (select from %s s where s.%I = %s)', s.source_id, s.relation, s.key_column,
+                  case when s.assigns_ids
+                       then format('(select d.source_key from rag.documents d where d.source_id = c.source_id and d.document_id = c.document_id)::%s',
+                                   rag._column_type(s.relation, s.key_column))
+                       else 'c.document_id' end), ' or '), 'false')
+  from rag.sources s
+  where has_table_privilege(s.relation, 'select') or has_column_privilege(s.relation, s.key_column, 'select')
 $sql$;
-comment on function rag._query_lexemes(text, rag.pipelines) is 'lexemes of a query, how often each is in it, in how many chunks it occurs, and its inverse document frequency';
+comment on function rag._readable_in_source() is 'condition on a chunk c: the caller can read its row in the source';
+
+create or replace function rag._search_filter(options rag._search_options, condition tsquery) returns text
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  select coalesce(string_agg(' and (' || f.sql || ')', '' order by f.place), '')
+  from (values
+    (1, options.document_filter is not null, 'c.document_id = any (($1).document_filter)'),
+    (2, options.tenant_filter is not null, 'c.tenant_id = ($1).tenant_filter'),
+    (3, options.source is not null, format('c.source_id = %s', (select s.source_id from rag.sources s where s.name = options.source))),
+    (4, options.tags_filter is not null, case options.tags_match when 'any' then 'c.tags && ($1).tags_filter' else 'c.tags @> ($1).tags_filter' end),
+    (5, options.language is not null, 'c.language = ($1).language'),
+    (6, condition is not null, 'c.content_tsv @@ $2'),
+    (7, num_nonnulls(options.metadata_filter, options.changed_after, options.changed_before) > 0,
+        'exists (select from rag.documents d where d.source_id = c.source_id and d.document_id = c.document_id'
+        || case when options.metadata_filter is not null then ' and d.metadata @> ($1).metadata_filter' else '' end
+        || case when options.changed_after is not null then ' and d.updated_at >= ($1).changed_after' else '' end
+        || case when options.changed_before is not null then ' and d.updated_at < ($1).changed_before' else '' end || ')'),
+    (8, options.check_source, rag._readable_in_source())
+  ) as f (place, is_asked, sql)
+  where f.is_asked
+$sql$;
+comment on function rag._search_filter(rag._search_options, tsquery) is 'conditions on a chunk c, where $1 are the options and $2 is what its text must match; empty where nothing is filtered';
+
+create or replace function rag._estimated_rows(from_sql text, options rag._search_options, condition tsquery) returns float
+  -- Volatile though it writes nothing: the server allows no explain in a stable function.
+  language plpgsql volatile
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _plan json;
+begin
+  execute 'explain (format json) select from ' || from_sql into _plan using options, condition;
+  return (_plan #>> '{0,Plan,Plan Rows}')::float;
+end
+$plpgsql$;
+comment on function rag._estimated_rows(text, rag._search_options, tsquery) is 'how many chunks the planner expects behind a filter';
+
+------------------------------------------------------------------------------------------------
+-- Candidates
+------------------------------------------------------------------------------------------------
+
+create or replace function rag._query_weights(query_text text, pipeline rag.pipelines) returns text
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  -- A thousand words say what is asked for, and a sparsevec has an end.
+  select '{' || string_agg(w.index || ':' || w.weight, ',' order by w.index) || '}/268435456'
+  from (select rag._lexeme_index(l.lexeme, l.text_search_config) as index, max(l.occurrences * l.idf)::real as weight
+        from rag._query_lexemes(query_text, pipeline) l
+        where l.idf > 0 group by 1 order by 2 desc limit 1000) w
+$sql$;
+comment on function rag._query_weights(text, rag.pipelines) is 'idf of each lexeme of a query as a sparsevec''s text form; null where there is none';
+
+create or replace function rag._lexeme_query(lexemes text[]) returns tsquery
+  language plpgsql immutable
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+begin
+  return (select string_agg('''' || replace(replace(l, '\', '\\'), '''', '''''') || '''', '|') from unnest(lexemes) l);
+end
+$plpgsql$;
+comment on function rag._lexeme_query(text[]) is 'any of the lexemes';
+
+create or replace function rag._rarest_lexemes(query_text text, pipeline rag.pipelines, bound float) returns text[]
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  select array_agg(r.lexeme)
+  from (select l.lexeme, sum(sum(l.chunks)) over w as total, row_number() over w as place
+        from rag._query_lexemes(query_text, pipeline) l
+        group by l.lexeme
+        window w as (order by sum(l.chunks), l.lexeme)) r
+  where r.total <= bound or r.place = 1
+$sql$;
+comment on function rag._rarest_lexemes(text, rag.pipelines, float) is 'the rarest lexemes of a query until their chunks add up to the bound: a chunk with only the others is hardly among the best (the idea of MaxScore, Turtle and Flood 1995)';
+
+create or replace function rag._dense_candidates(
+    from_sql text, query_embedding vector, options rag._search_options, condition tsquery, pipeline rag.pipelines,
+    wanted integer, by_index boolean)
+  returns bigint[]
+  language plpgsql stable
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _vector constant name := rag._vector_schema();
+  _found  bigint[];
+begin
+  -- Zero added, the order is no longer that of the index, and all that pass the filter are compared.
+  execute format('select array(select c.chunk_id from %s order by %s limit %s)', from_sql,
+    case when by_index then format('%s operator(%I.<=>) %s', rag._indexed_vector(pipeline.pipeline_id, 'c.embedding'), _vector,
+                                   rag._indexed_vector(pipeline.pipeline_id, '$3'))
+         else format('(c.embedding operator(%I.<=>) $3) + 0', _vector) end,
+    wanted)
+  into _found using options, condition, query_embedding;
+  return _found;
+end
+$plpgsql$;
+comment on function rag._dense_candidates(text, vector, rag._search_options, tsquery, rag.pipelines, integer, boolean) is 'the nearest chunks, by the vector index or by comparing all';
+
+create or replace function rag._text_candidates(
+    from_sql text, weights text, lexemes text[], options rag._search_options, condition tsquery, wanted integer)
+  returns bigint[]
+  language plpgsql stable
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _found bigint[];
+begin
+  execute format('select array(select c.chunk_id from %s and c.content_tsv @@ $4
+                               order by c.content_bm25 operator(%I.<#>) $3::%2$I.sparsevec limit %3$s)',
+                 from_sql, rag._vector_schema(), wanted)
+  into _found using options, condition, weights, rag._lexeme_query(lexemes);
+  return _found;
+end
+$plpgsql$;
+comment on function rag._text_candidates(text, text, text[], rag._search_options, tsquery, integer) is 'the chunks with any of the lexemes that have the best BM25 by all of them';
+
+create or replace function rag._exact_candidates(
+    from_sql text, query_embedding vector, weights text, options rag._search_options, condition tsquery, wanted integer, most bigint)
+  returns bigint[]
+  language plpgsql stable
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _found bigint[];
+begin
+  execute format($sql$
+    with matching as materialized (
+      select c.chunk_id, c.embedding operator(%2$I.<=>) $3 as distance, c.content_bm25 operator(%2$I.<#>) $4::%2$I.sparsevec as rank
+      from %1$s limit %4$s + 1
+    )
+    select array(select m.chunk_id from matching m where m.distance is not null order by m.distance limit %3$s)
+        || array(select m.chunk_id from matching m where m.rank < 0 order by m.rank limit %3$s)
+    where (select count(*) from matching) <= %4$s
+    $sql$, from_sql, rag._vector_schema(), wanted, most)
+  into _found using options, condition, query_embedding, weights;
+  return _found;
+end
+$plpgsql$;
+comment on function rag._exact_candidates(text, vector, text, rag._search_options, tsquery, integer, bigint) is 'the best chunks of both legs among all that pass the filter; null where these are more than most';
+
+create or replace function rag._candidates(
+    query_embedding vector, query_text text, weights text, options rag._search_options, condition tsquery, pipeline rag.pipelines,
+    wanted integer)
+  returns bigint[]
+  language plpgsql stable
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  -- Chunks whose BM25 is computed: 96 % of the exact top 10 at 940,000 chunks, see docs/search.md.
+  _text_bound constant float := 10000;
+  _filter     constant text  := rag._search_filter(options, condition);
+  _from       constant text  := format('rag.document_chunks c where c.pipeline_id = %s%s', pipeline.pipeline_id, _filter);
+  _chunks     float;
+  _matching   float;
+  _few        bigint;
+  _dense      bigint[] := '{}';
+  _lexical    bigint[] := '{}';
+  _found      bigint[];
+begin
+  select greatest(c.reltuples, 1) into _chunks from pg_class c
+  where c.oid = to_regclass(format('rag.%I', rag._partition(pipeline.pipeline_id)));
+  _matching := _chunks;
+  if _filter <> '' or row_security_active('rag.document_chunks') then
+    _matching := least(rag._estimated_rows(_from, options, condition), _chunks);
+    -- Where comparing all that match costs as much as walking the index until enough match, see
+    -- docs/search.md. An estimate can be wrong: four times as many are looked at, and no more.
+    _few := greatest(5000, sqrt(500 * _chunks));
+    if _matching <= _few then
+      _found := rag._exact_candidates(_from, query_embedding, weights, options, condition, wanted, 4 * _few);
+      if _found is not null then
+        return _found;
+      end if;
+    end if;
+  end if;
+
+  if query_embedding is not null then
+    -- The index gives up at hnsw.max_scan_tuples; a filter it is blind to can hide the rest.
+    _dense := rag._dense_candidates(_from, query_embedding, options, condition, pipeline, wanted, wanted <= 10000);
+    if cardinality(_dense) < wanted and wanted <= 10000 then
+      _dense := rag._dense_candidates(_from, query_embedding, options, condition, pipeline, wanted, false);
+    end if;
+  end if;
+  if weights is not null and options.mode <> 'semantic' then
+    _lexical := rag._text_candidates(_from, weights,
+      rag._rarest_lexemes(query_text, pipeline, least(_text_bound * _chunks / _matching, 20 * _text_bound)), options, condition, wanted);
+    -- Alone, this leg has to fill the page, if it takes the common words.
+    if cardinality(_lexical) < wanted and query_embedding is null then
+      _lexical := rag._text_candidates(_from, weights, rag._rarest_lexemes(query_text, pipeline, 'infinity'), options, condition, wanted);
+    end if;
+  end if;
+  return _dense || _lexical;
+end
+$plpgsql$;
+comment on function rag._candidates(vector, text, text, rag._search_options, tsquery, rag.pipelines, integer) is 'chunks worth scoring: up to as many of each leg as are wanted, that many wherever they exist';
+
+------------------------------------------------------------------------------------------------
+-- Fusion
+------------------------------------------------------------------------------------------------
 
 create or replace function rag._automatic_weight(query_embedding vector, best_similarity float, pipeline_id integer) returns float
   language plpgsql stable
@@ -45,198 +392,272 @@ end
 $plpgsql$;
 comment on function rag._automatic_weight(vector, float, integer) is 'weight of the dense leg, 0.4 to 0.8, by how sharply it separates its best hit from the background: a model that does not know the language does not';
 
-create or replace function rag._search(
-    query_embedding vector, query_text text, match_count integer,
-    document_filter bigint[], tenant_filter bigint, semantic_weight float)
-  returns setof rag.search_result
+create or replace function rag._fuse(
+    candidates bigint[], query_embedding vector, weights text, options rag._search_options, pipeline rag.pipelines)
+  returns rag._search_hit[]
   language plpgsql stable
   set search_path = pg_catalog, pg_temp
-  -- Local to this function. A filtered scan of the vector index goes on until it has enough rows.
-  set hnsw.iterative_scan = 'strict_order'
-  set hnsw.ef_search = '100'
 as $plpgsql$
 declare
-  -- Of each leg. More than asked for, as the best of the fused ranking may stand lower in each.
-  _candidates  constant integer := greatest(100, 2 * match_count);
-  -- A filter that leaves fewer chunks than this is searched exactly, by its own index.
-  _exact_limit constant integer := 5000;
-  -- Chunks whose BM25 is computed: 96 % of the exact top 10 at 940,000 chunks, see docs/search.md.
-  _text_bound  constant integer := 10000;
-  _none        constant text := 'select null::bigint as chunk_id where false';
-  _pipeline    rag.pipelines := rag._active_pipeline();
-  _vector      name := rag._vector_schema();
-  _chunks      text;
-  _filtered    boolean := document_filter is not null or tenant_filter is not null;
-  _exact       boolean := false;
-  _weights     text;
-  _tsquery     text;
-  _dense       text := _none;
-  _lexical     text := _none;
+  _hits rag._search_hit[];
 begin
-  if _pipeline.pipeline_id is null or to_regclass(format('rag.%I', rag._partition(_pipeline.pipeline_id))) is null then
-    return;
-  end if;
-  _chunks := format('rag.document_chunks c where c.pipeline_id = %s', _pipeline.pipeline_id)
-    || case when document_filter is not null then ' and c.document_id = any ($3)' else '' end
-    || case when tenant_filter is not null then ' and c.tenant_id = $4' else '' end;
-  if _filtered then
-    execute format('select count(*) < %s from (select from %s limit %s) s', _exact_limit, _chunks, _exact_limit)
-    into _exact using null::integer, null::integer, document_filter, tenant_filter;
-  end if;
-
-  if query_text <> '' then
-    select '{' || string_agg(w.index || ':' || w.weight, ',' order by w.index) || '}/268435456' into _weights
-    from (select rag._lexeme_index(l.lexeme) as index, max(l.occurrences * l.idf)::real as weight
-          from rag._query_lexemes(query_text, _pipeline) l where l.idf > 0 group by 1) w;
-    -- The rarest lexemes until their chunks add up to the bound: a chunk with only the common ones is
-    -- hardly among the best (the idea of MaxScore, Turtle and Flood 1995). All count in the score.
-    select string_agg('''' || replace(replace(r.lexeme, '\', '\\'), '''', '''''') || '''', '|') into _tsquery
-    from (select l.lexeme, sum(l.chunks) over w as total, row_number() over w as place
-          from rag._query_lexemes(query_text, _pipeline) l
-          window w as (order by l.chunks, l.lexeme)) r
-    where r.total <= _text_bound or r.place = 1;
-  end if;
-
-  if _exact then
-    _dense := 'select c.chunk_id from ' || _chunks;
-  else
-    if query_embedding is not null then
-      _dense := format('select c.chunk_id from %s order by %s operator(%I.<=>) %s limit %s',
-        _chunks, rag._indexed_vector(_pipeline.pipeline_id, 'c.embedding'), _vector,
-        rag._indexed_vector(_pipeline.pipeline_id, '$1'), _candidates);
-    end if;
-    if _weights is not null then
-      _lexical := format('select c.chunk_id from %s and c.content_tsv @@ $5::tsquery order by c.content_bm25 operator(%I.<#>) $2::%2$I.sparsevec limit %3$s',
-        _chunks, _vector, _candidates);
-    end if;
-  end if;
-
-  perform set_config('hnsw.ef_search', least(_candidates, 1000)::text, true);
-  return query execute format($sql$
-    with dense as materialized (%1$s),
-    lexical as materialized (%2$s),
-    scored as materialized (
-      select c.chunk_id, 1 - (c.embedding operator(%3$I.<=>) $1) as similarity,
-             coalesce(-(c.content_bm25 operator(%3$I.<#>) $2::%3$I.sparsevec), 0) as bm25
-      from (select d.chunk_id from dense d union select l.chunk_id from lexical l) u
-      join rag.document_chunks c on c.pipeline_id = %4$s and c.chunk_id = u.chunk_id
+  execute format($sql$
+    with scored as materialized (
+      select c.chunk_id, c.source_id, c.document_id, 1 - (c.embedding operator(%1$I.<=>) $2) as similarity,
+             coalesce(-(c.content_bm25 operator(%1$I.<#>) $3::%1$I.sparsevec), 0) as bm25
+      from rag.document_chunks c
+      where c.pipeline_id = %2$s and c.chunk_id = any ($1)
+    ),
+    placed as (
+      select s.*, case when s.similarity is not null then rank() over (order by s.similarity desc) end as semantic_place,
+             case when s.bm25 > 0 then rank() over (order by s.bm25 desc) end as text_place
+      from scored s
     ),
     best as (select max(s.similarity) as similarity, max(s.bm25) as bm25 from scored s),
     weight as (
       select b.similarity, b.bm25,
-             case when b.similarity is null then 0 when coalesce(b.bm25, 0) = 0 then 1
-                  else coalesce($6, rag._automatic_weight($1, b.similarity, %4$s)) end as semantic
+             case when b.similarity is null then 0 when coalesce(b.bm25, 0) = 0 or ($4).mode = 'semantic' then 1
+                  when ($4).fusion = 'rrf' then coalesce(($4).semantic_weight, 0.5)
+                  else coalesce(($4).semantic_weight, rag._automatic_weight($2, b.similarity, %2$s)) end as semantic
       from best b
     ),
     fused as (
-      select s.chunk_id, s.similarity, s.bm25,
-             w.semantic * coalesce(s.similarity / nullif(greatest(w.similarity, 0), 0), 0)
-               + (1 - w.semantic) * coalesce(s.bm25 / nullif(w.bm25, 0), 0) as score
-      from scored s cross join weight w
-      order by score desc, s.chunk_id
-      limit $7
+      select p.*,
+             case ($4).fusion
+               -- Cormack, Clarke and Buettcher, 2009, with their constant.
+               when 'rrf' then 2 * (w.semantic * coalesce(1.0 / (60 + p.semantic_place), 0)
+                                    + (1 - w.semantic) * coalesce(1.0 / (60 + p.text_place), 0))
+               else w.semantic * coalesce(p.similarity / nullif(greatest(w.similarity, 0), 0), 0)
+                    + (1 - w.semantic) * coalesce(p.bm25 / nullif(w.bm25, 0), 0)
+             end as score
+      from placed p cross join weight w
+    ),
+    limited as (
+      select f.*, row_number() over (partition by f.source_id, f.document_id order by f.score desc, f.chunk_id) as place_in_document
+      from fused f
+      where ($4).min_score is null or f.score >= ($4).min_score
     )
-    select f.chunk_id, c.document_id, c.content, f.similarity, f.bm25, f.score, c.page_number, c.chunk_index,
-           s.name, d.source_key, d.file_path, coalesce(d.title, d.extracted ->> 'title'), c.section, c.tags, d.metadata
-    from fused f
-    join rag.document_chunks c on c.pipeline_id = %4$s and c.chunk_id = f.chunk_id
-    join rag.documents d on d.source_id = c.source_id and d.document_id = c.document_id
-    join rag.sources s on s.source_id = c.source_id
-    order by f.score desc, f.chunk_id
-    $sql$, _dense, _lexical, _vector, _pipeline.pipeline_id)
-  using query_embedding, _weights, document_filter, tenant_filter, _tsquery, semantic_weight, match_count;
+    select array(
+      select row(l.chunk_id, l.similarity, l.bm25, l.semantic_place, l.text_place, l.score, null)::rag._search_hit
+      from limited l
+      where ($4).max_per_document is null or l.place_in_document <= ($4).max_per_document
+      order by l.score desc, l.chunk_id
+      limit ($4).match_count)
+    $sql$, rag._vector_schema(), pipeline.pipeline_id)
+  into _hits using candidates, query_embedding, weights, options;
+  return _hits;
 end
 $plpgsql$;
-comment on function rag._search(vector, text, integer, bigint[], bigint, float) is 'candidates of both legs, scored exactly in both, fused';
+comment on function rag._fuse(bigint[], vector, text, rag._search_options, rag.pipelines) is 'the candidates, scored exactly in both legs, by their fused score';
 
-create or replace function rag._check_search(query_text text, match_count integer, semantic_weight float) returns void
+create or replace function rag._search_hits(
+    query_embedding vector, query_text text, options rag._search_options, condition tsquery, pipeline rag.pipelines)
+  returns rag._search_hit[]
+  language plpgsql stable
+  set search_path = pg_catalog, pg_temp
+  -- Local to this function. A filtered scan of the vector index goes on until it has enough rows.
+  set hnsw.iterative_scan = 'strict_order'
+  set hnsw.max_scan_tuples = '100000'
+  set hnsw.ef_search = '100'
+  set ivfflat.iterative_scan = 'relaxed_order'
+  set ivfflat.probes = '10'
+  -- Compiling takes longer than the statements.
+  set jit = 'off'
+as $plpgsql$
+declare
+  -- Of each leg. More than asked for, as the best of the fused ranking may stand lower in each.
+  _wanted     integer := greatest(100, 2 * options.match_count);
+  _weights    constant text := case when query_text ~ '\S' then rag._query_weights(query_text, pipeline) end;
+  _candidates bigint[];
+  _hits       rag._search_hit[];
+begin
+  loop
+    perform set_config('hnsw.ef_search', least(greatest(_wanted, (pipeline.index_options ->> 'ef_search')::integer), 1000)::text, true);
+    perform set_config('ivfflat.probes', coalesce(pipeline.index_options ->> 'probes',
+      ceil(sqrt(coalesce((pipeline.index_options ->> 'lists')::integer, 100)))::text), true);
+    _candidates := rag._candidates(query_embedding, query_text, _weights, options, condition, pipeline, _wanted);
+    _hits := rag._fuse(_candidates, query_embedding, _weights, options, pipeline);
+    -- One long document can be all of the candidates: then more are needed, as long as there are more.
+    exit when options.max_per_document is null or cardinality(_hits) >= options.match_count or cardinality(_candidates) < _wanted;
+    _wanted := 8 * _wanted;
+  end loop;
+  return _hits;
+end
+$plpgsql$;
+comment on function rag._search_hits(vector, text, rag._search_options, tsquery, rag.pipelines) is 'what a search finds, best first';
+
+------------------------------------------------------------------------------------------------
+-- Results
+------------------------------------------------------------------------------------------------
+
+create or replace function rag._join_chunks(parts text[]) returns text
   language plpgsql immutable
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
+declare
+  _joined text := parts[1];
+  _part   text;
+  _common integer;
 begin
-  if query_text is null then
-    raise exception 'query_text is null'
-      using errcode = 'null_value_not_allowed',
-            hint    = 'Type: select content, page_number from rag.search_documents(''your question'');';
-  elsif match_count is null or match_count not between 1 and 10000 then
-    raise exception 'match_count is from 1 to 10000, not %', coalesce(match_count::text, 'null')
-      using errcode = 'invalid_parameter_value',
-            hint    = 'Leave it out for 10, or type: match_count => 20.';
-  elsif semantic_weight not between 0 and 1 then
-    raise exception 'semantic_weight is from 0 to 1, not %', semantic_weight
-      using errcode = 'invalid_parameter_value',
-            hint    = '0 is text alone, 1 meaning alone, 0.7 what the earlier worker had; leave it out for an automatic weight.';
-  end if;
+  foreach _part in array parts[2:] loop
+    select max(n) into _common
+    from generate_series(1, least(length(_joined), length(_part), 1000)) n
+    where right(_joined, n) = left(_part, n);
+    _joined := _joined || case when _common is null then e'\n' else '' end || substr(_part, coalesce(_common, 0) + 1);
+  end loop;
+  return _joined;
 end
 $plpgsql$;
-comment on function rag._check_search(text, integer, float) is 'raises 22004 or 22023 for arguments a search cannot have';
+comment on function rag._join_chunks(text[]) is 'neighbouring chunks as one text, what they share only once';
 
-create or replace function rag.search_documents(
-    query_embedding vector,
-    query_text      text,
-    match_count     integer  default 10,
-    document_filter bigint[] default null,
-    tenant_filter   bigint   default null,
-    semantic_weight float    default null)
+create or replace function rag._context(pipeline_id integer, source_id integer, document_id bigint, chunk_index integer, neighbours integer) returns text
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  select rag._join_chunks(array_agg(c.content order by c.chunk_index))
+  from rag.document_chunks c
+  where c.pipeline_id = _context.pipeline_id and c.source_id = _context.source_id and c.document_id = _context.document_id
+    and c.chunk_index between _context.chunk_index - neighbours and _context.chunk_index + neighbours
+$sql$;
+comment on function rag._context(integer, integer, bigint, integer, integer) is 'a chunk with so many before and after it, of the same document';
+
+create or replace function rag._snippet(content text, query_text text, text_search_config text) returns text
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  -- Escaped before the marks are put in: a document must not bring markup of its own into a page.
+  select ts_headline(text_search_config::regconfig,
+                     replace(replace(replace(replace(content, '&', '&amp;'), '<', '&lt;'), '>', '&gt;'), '"', '&quot;'),
+                     coalesce(rag._lexeme_query(tsvector_to_array(rag._analyze(query_text, text_search_config))
+                                                || tsvector_to_array(to_tsvector(text_search_config::regconfig, query_text))), ''),
+                     'StartSel=<mark>, StopSel=</mark>, MaxFragments=2, MaxWords=30, MinWords=10, FragmentDelimiter=" … "')
+$sql$;
+comment on function rag._snippet(text, text, text) is 'HTML: the parts of a passage where words of the question are, these within <mark>';
+
+create or replace function rag._search_results(hits rag._search_hit[], query_text text, options rag._search_options, pipeline rag.pipelines)
+  returns setof rag.search_result
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  select h.chunk_id, c.document_id, c.content, h.similarity, h.bm25, h.score, c.page_number, c.chunk_index,
+         s.name, d.source_key, d.file_path, coalesce(d.title, d.extracted ->> 'title'), c.section, c.tags, d.metadata,
+         c.language, h.semantic_place, h.text_place, h.rerank_score,
+         case when options.context_chunks > 0
+              then rag._context(c.pipeline_id, c.source_id, c.document_id, c.chunk_index, options.context_chunks) end,
+         case when options.highlight then rag._snippet(c.content, query_text, c.text_search_config) end
+  from unnest(hits) with ordinality as h
+       (chunk_id, similarity, bm25, semantic_place, text_place, score, rerank_score, place)
+  join rag.document_chunks c on c.pipeline_id = pipeline.pipeline_id and c.chunk_id = h.chunk_id
+  join rag.documents d on d.source_id = c.source_id and d.document_id = c.document_id
+  join rag.sources s on s.source_id = c.source_id
+  order by h.place
+$sql$;
+comment on function rag._search_results(rag._search_hit[], text, rag._search_options, rag.pipelines) is 'all that is known of the hits, in their order';
+
+create or replace function rag._search(query_embedding vector, query_text text, options rag._search_options)
   returns setof rag.search_result
   language plpgsql stable
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _dimension integer;
-  _given     integer;
+  -- What the model does not read the words need not be taken from.
+  _parsed   constant record := rag._parse_query(left(query_text, 10000));
+  _pipeline constant rag.pipelines := rag._searched_pipeline(options.pipeline);
+  _hits     rag._search_hit[];
 begin
-  perform rag._check_search(search_documents.query_text, search_documents.match_count, search_documents.semantic_weight);
-  if search_documents.query_embedding is null then
-    raise exception 'query_embedding is null'
-      using errcode = 'null_value_not_allowed',
-            hint    = 'Leave it out and the text is embedded here: select content from rag.search_documents(''your question'');';
+  if to_regclass(format('rag.%I', rag._partition(_pipeline.pipeline_id))) is null then
+    return;
   end if;
-  select m.dimension into _dimension
-  from rag.pipelines p join rag.models m on m.name = p.model where p.state = 'active';
-  execute format('select %I.vector_dims($1)', rag._vector_schema()) into _given using search_documents.query_embedding;
-  if _given <> _dimension then
-    raise exception 'query_embedding has % dimensions, the active pipeline %', _given, _dimension
-      using errcode = 'invalid_parameter_value',
-            detail  = 'A query is compared with vectors of the same model only.',
-            hint    = 'Make it with rag.embed(''your question''), or leave it out and the text is embedded here.';
-  end if;
-  return query select * from rag._search(search_documents.query_embedding, search_documents.query_text, search_documents.match_count,
-                                         search_documents.document_filter, search_documents.tenant_filter, search_documents.semantic_weight);
+  _hits := rag._search_hits(query_embedding, _parsed.plain, options,
+    rag._text_condition(_parsed.required, _parsed.excluded, rag._text_search_configs(_pipeline)), _pipeline);
+  return query select * from rag._search_results(_hits, _parsed.plain, options, _pipeline);
 end
 $plpgsql$;
-comment on function rag.search_documents(vector, text, integer, bigint[], bigint, float) is
-  'the passages that best answer a question, best first, for callers that embed it themselves: query_embedding is of the active pipeline''s model. Otherwise like rag.search_documents(text, …); an empty text leaves only the meaning. Raises 22004 for null, 22023 for arguments out of range';
+comment on function rag._search(vector, text, rag._search_options) is 'the one implementation behind all forms of search';
 
-create or replace function rag.search_documents(
-    query_text      text,
-    match_count     integer  default 10,
-    document_filter bigint[] default null,
-    tenant_filter   bigint   default null,
-    semantic_weight float    default null)
-  returns setof rag.search_result
-  language plpgsql volatile
+create or replace function rag._search_by_document(query_embedding vector, query_text text, options rag._search_options)
+  returns setof rag.document_result
+  language plpgsql stable
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _embedding rag._query_cache.embedding%type;
-  _model     text := (rag._active_pipeline()).model;
+  _documents constant integer := options.match_count;
 begin
-  perform rag._check_search(search_documents.query_text, search_documents.match_count, search_documents.semantic_weight);
-  if search_documents.query_text !~ '\S' or _model is null then
-    return;
-  end if;
-  if search_documents.semantic_weight is distinct from 0 then
-    begin
-      _embedding := rag._embed_query(search_documents.query_text, _model);
-    exception when others then
-      raise notice 'searching by text alone: model "%" cannot be used', _model
-        using detail = sqlerrm, hint = 'Whoever runs the server can see more by: select rag.embed(''test'');';
-    end;
-  end if;
-  return query select * from rag._search(_embedding, search_documents.query_text, search_documents.match_count,
-                                         search_documents.document_filter, search_documents.tenant_filter, search_documents.semantic_weight);
+  options.max_per_document := coalesce(options.max_per_document, 3);
+  -- So many passages are of at least as many documents as are asked for.
+  options.match_count := least(_documents::bigint * options.max_per_document, 100000);
+  return query
+    select (p.r).document_id, (p.r).source, (p.r).source_key, (p.r).file_path, (p.r).title, max((p.r).hybrid_score),
+           (p.r).tags, (p.r).metadata, (p.r).language, array_agg(p.r order by p.place)
+    from (select r, row_number() over () as place from rag._search(query_embedding, query_text, options) r) p
+    group by 1, 2, 3, 4, 5, 7, 8, 9
+    order by min(p.place)
+    limit _documents;
 end
 $plpgsql$;
-comment on function rag.search_documents(text, integer, bigint[], bigint, float) is
-  'the passages that best answer a question, best first. match_count: how many (1 to 10000); document_filter, tenant_filter: only these documents, only this tenant; semantic_weight: 0 (text alone) to 1 (meaning alone), by default chosen for each query. similarity_score is the cosine, text_rank BM25, hybrid_score the weighted sum of both, each divided by its best. An empty text finds nothing. Raises 22004 for null, 22023 for arguments out of range';
+comment on function rag._search_by_document(vector, text, rag._search_options) is 'what a search finds, by document';
+
+------------------------------------------------------------------------------------------------
+-- What applications call
+------------------------------------------------------------------------------------------------
+
+-- All forms take the same options: they are listed once, in the order of rag._search_options.
+do $do$
+declare
+  _options  constant text := $$
+    match_count      integer     default 10,
+    document_filter  bigint[]    default null,
+    tenant_filter    bigint      default null,
+    semantic_weight  float       default null,
+    mode             text        default 'hybrid',
+    fusion           text        default 'weighted',
+    min_score        float       default null,
+    max_per_document integer     default null,
+    source           text        default null,
+    tags_filter      text[]      default null,
+    tags_match       text        default 'any',
+    metadata_filter  jsonb       default null,
+    language         text        default null,
+    changed_after    timestamptz default null,
+    changed_before   timestamptz default null,
+    check_source     boolean     default false,
+    context_chunks   integer     default 0,
+    highlight        boolean     default false,
+    rerank           text        default null,
+    pipeline         text        default null$$;
+  _meaning  constant text := 'match_count: how many (1 to 10000). document_filter, tenant_filter, source, tags_filter (tags_match: any or all of them), metadata_filter (contained in the metadata), language, changed_after and changed_before (the row in the source): only what passes. mode: hybrid, semantic or text. semantic_weight: 0 (words alone) to 1 (meaning alone), by default chosen for each query. fusion: weighted (each score divided by its best) or rrf. min_score: least hybrid_score. max_per_document: passages of one document. check_source: only rows that the caller may read in the source table. context_chunks: so many neighbours on each side, in context. highlight: fills snippet. rerank: name of a reranker. pipeline: another than the active one. In the text, "…" is a phrase that must be there, -word one that must not, and or stands between alternatives of phrases. Raises 22004 for null, 22023 for arguments out of range, 42704 for a name that is none';
+  _form     record;
+  _first    integer;
+begin
+  for _form in
+    values
+      ('search_documents', 'query_text text', 'rag.search_result', 'volatile', 'rag._search', 'rag._question_embedding($1, _options)',
+       'the passages that best answer a question, best first; similarity_score is the cosine, text_rank BM25, hybrid_score both fused. An empty text finds nothing. '),
+      ('search_documents', 'query_embedding vector, query_text text', 'rag.search_result', 'stable', 'rag._search', 'rag._checked_embedding($1, _options)',
+       'as rag.search_documents(text, …), for callers that embed the question themselves, with the model of the pipeline that is searched; an empty text leaves only the meaning. '),
+      ('find_documents', 'query_text text', 'rag.document_result', 'volatile', 'rag._search_by_document', 'rag._question_embedding($1, _options)',
+       'as rag.search_documents(text, …), by document: the documents with the best passages, best first, each with up to max_per_document (default 3) of them. ')
+  loop
+    _first := cardinality(string_to_array(_form.column2, ','));
+    execute format($create$
+      create or replace function rag.%1$I(%2$s, %3$s)
+        returns setof %4$s
+        language plpgsql %5$s
+        set search_path = pg_catalog, pg_temp
+      as $plpgsql$
+      declare
+        _options rag._search_options := rag._checked_options($%6$s, row(%7$s)::rag._search_options);
+      begin
+        return query select * from %8$s(%9$s, $%6$s, _options);
+      end
+      $plpgsql$
+      $create$, _form.column1, _form.column2, _options, _form.column3, _form.column4, _first,
+      (select string_agg('$' || _first + a.attnum, ', ' order by a.attnum)
+       from pg_catalog.pg_attribute a where a.attrelid = 'rag._search_options'::pg_catalog.regclass and a.attnum > 0),
+      _form.column5, _form.column6);
+    execute format('comment on function rag.%I(%s, %s) is %L', _form.column1,
+                   regexp_replace(_form.column2, '\w+ (\w+)', '\1', 'g'),
+                   regexp_replace(_options, '\w+\s+(\w+(\[\])?)\s+default [^,]+', '\1', 'g'), _form.column7 || _meaning);
+  end loop;
+end
+$do$;

@@ -54,10 +54,10 @@ begin
   with gone as (
     delete from rag.document_chunks c
      where not exists (select from rag.documents d where d.source_id = c.source_id and d.document_id = c.document_id)
-    returning c.pipeline_id, c.content_tsv
+    returning c.pipeline_id, c.text_search_config, c.content_tsv
   ), noted as (
-    insert into rag._lexeme_changes (pipeline_id, sign, content_tsv)
-    select g.pipeline_id, -1, g.content_tsv from gone g
+    insert into rag._lexeme_changes (pipeline_id, text_search_config, sign, content_tsv)
+    select g.pipeline_id, g.text_search_config, -1, g.content_tsv from gone g
     returning 1
   )
   select count(*) into _deleted from noted;

@@ -1,0 +1,376 @@
+"""Every argument of a search does what it says, for every form of search."""
+
+from __future__ import annotations
+
+import json
+
+import psycopg
+import pytest
+from helpers import rows, value
+
+DOCUMENTS = [
+    # id, title, tenant, tags, language, department, text
+    (1, "Bees", 1, ["animals", "food"], "en", "garden", "Bees make honey from the nectar of flowers."),
+    (2, "Wasps", 1, ["animals"], "en-GB", "garden", "Wasps make paper nests and eat other insects."),
+    (3, "Madu", 2, ["food"], "id", "dapur", "Lebah membuat madu dari nektar bunga di kebun."),
+    (4, "Mật ong", 2, None, "vi", "bếp", "Ong làm mật từ mật hoa. Cà phê sữa đá rất ngon."),
+    (5, "Invoice", None, ["food", "money"], None, "office", "Invoice INV-2024-0815 for honey, ordered by jane.doe@example.com, part AB12/34-X."),
+    (6, "Invoice", None, ["money"], None, "office", "Invoice INV-2024-0816 for wax, ordered by john.roe@example.com, part AB12/35-X."),
+]  # fmt: skip
+
+
+@pytest.fixture
+def library(db, drain):
+    db.execute(
+        "create table library (id integer primary key, title text, tenant integer, tags text[], language text, department text, body text)"
+    )
+    db.execute(
+        """select rag.attach_source('library', content_column => 'body', title_column => 'title', tenant_column => 'tenant',
+                  tags_column => 'tags', language_column => 'language', metadata_columns => '{department}')"""
+    )
+    db.cursor().executemany("insert into library values (%s, %s, %s, %s, %s, %s, %s)", DOCUMENTS)
+    drain()
+    return db
+
+
+@pytest.fixture
+def book(db, drain):
+    """A document of many chunks on one subject beside short ones on the same."""
+    db.execute("create table books (id integer primary key, body text)")
+    db.execute("select rag.attach_source('books', content_column => 'body')")
+    long = "\n\n".join(
+        f"Chapter {n} on honey bees. " + "The honey bee keeps honey. " * 12 for n in range(200)
+    )
+    db.execute("insert into books values (1, %s)", [long])
+    db.execute(
+        "insert into books select n, 'A short note on honey, number ' || n from generate_series(2, 5) n"
+    )
+    drain()
+    return db
+
+
+def found(db, arguments, *parameters):
+    return [
+        row[0]
+        for row in rows(
+            db, f"select document_id from rag.search_documents({arguments})", *parameters
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        ("tags_filter => array['food']", {1, 3, 5}),
+        ("tags_filter => array['food', 'money']", {1, 3, 5, 6}),
+        ("tags_filter => array['food', 'money'], tags_match => 'all'", {5}),
+        ("tags_filter => '{}'", set()),
+        ("""metadata_filter => '{"department": "garden"}'""", {1, 2}),
+        ("""metadata_filter => '{"department": "none"}'""", set()),
+        ("metadata_filter => '{}'", {1, 2, 3, 4, 5, 6}),
+        ("source => 'library'", {1, 2, 3, 4, 5, 6}),
+        ("language => 'en'", {1, 2}),
+        ("language => 'EN_us'", {1, 2}),
+        ("language => 'vi'", {4}),
+        ("language => 'fr'", set()),
+        ("changed_after => now() - interval '1 hour'", {1, 2, 3, 4, 5, 6}),
+        ("changed_before => now() - interval '1 hour'", set()),
+        ("tenant_filter => 1, tags_filter => array['food']", {1}),
+        ("document_filter => array[1, 3, 5], language => 'id'", {3}),
+        ("check_source => true", {1, 2, 3, 4, 5, 6}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("form", ["'honey'", "rag.embed('honey'), 'honey'"])
+def test_filters_let_through_what_they_name_and_nothing_else(library, form, arguments, answer):
+    assert set(found(library, f"{form}, {arguments}")) == answer
+
+
+def test_documents_of_the_same_filter_are_found_by_document(library):
+    documents = rows(
+        library,
+        "select document_id, title, cardinality(passages), (passages[1]).content from rag.find_documents('honey', tags_filter => array['food'])",
+    )
+    assert {d[0] for d in documents} == {1, 3, 5}
+    assert documents[0][0] in (1, 5) and all(d[2] == 1 for d in documents)
+
+
+def test_modes_use_the_legs_they_name(library):
+    text = rows(
+        library,
+        "select document_id, similarity_score, text_rank from rag.search_documents('honey', mode => 'text')",
+    )
+    assert {t[0] for t in text} == {1, 5} and all(t[1] is None and t[2] > 0 for t in text)
+    semantic = rows(
+        library,
+        "select document_id, similarity_score, hybrid_score from rag.search_documents('honey', mode => 'semantic')",
+    )
+    assert len(semantic) == 6 and [s[1] for s in semantic] == sorted(
+        (s[1] for s in semantic), reverse=True
+    )
+
+
+def test_text_mode_needs_no_model(library):
+    library.execute("update rag.models set location = '/nowhere'")
+    notices = []
+    library.add_notice_handler(lambda n: notices.append(n.message_primary))
+    assert found(library, "'nectar', mode => 'text'") == [1]
+    assert notices == []
+
+
+def test_reciprocal_rank_fusion_is_the_published_formula(library):
+    for score, semantic, text in rows(
+        library,
+        "select hybrid_score, semantic_place, text_place from rag.search_documents('honey invoice', fusion => 'rrf')",
+    ):
+        assert score == pytest.approx(1 / (60 + semantic) + (1 / (60 + text) if text else 0))
+
+
+def test_a_least_score_cuts_off(library):
+    scores = [
+        s
+        for (s,) in rows(
+            library, "select hybrid_score from rag.search_documents('honey', min_score => 0.5)"
+        )
+    ]
+    assert scores and min(scores) >= 0.5
+    assert found(library, "'honey', min_score => 2") == []
+
+
+def test_places_are_ranks_in_each_leg(library):
+    hits = rows(
+        library,
+        "select similarity_score, semantic_place, text_rank, text_place from rag.search_documents('honey')",
+    )
+    assert [h[1] for h in sorted(hits, reverse=True)] == sorted(h[1] for h in hits)
+    assert all((h[3] is None) == (h[2] == 0) for h in hits)
+
+
+def test_a_long_document_does_not_fill_the_page_where_that_is_not_wanted(book):
+    assert set(found(book, "'honey bee', match_count => 10")) == {1}
+    limited = found(book, "'honey bee', match_count => 5, max_per_document => 1")
+    assert sorted(limited) == [1, 2, 3, 4, 5]
+    documents = rows(
+        book,
+        "select document_id, cardinality(passages) from rag.find_documents('honey bee', max_per_document => 2)",
+    )
+    assert sorted(documents) == [(1, 2), (2, 1), (3, 1), (4, 1), (5, 1)]
+
+
+def test_context_is_the_passage_with_its_neighbours_and_no_repetition(book):
+    for index, content, context in rows(
+        book,
+        "select chunk_index, content, context from rag.search_documents('honey bee', document_filter => array[1], context_chunks => 1)",
+    ):
+        neighbours = rows(
+            book,
+            "select content from rag.document_chunks where document_id = 1 and chunk_index between %s and %s order by chunk_index",
+            index - 1,
+            index + 1,
+        )
+        assert content in context and all(n in context for (n,) in neighbours)
+        assert len(context) <= sum(len(n) for (n,) in neighbours) + 2
+    assert rows(book, "select distinct context from rag.search_documents('honey bee')") == [(None,)]
+
+
+def test_a_snippet_marks_the_words_and_escapes_the_rest(db, drain):
+    db.execute("create table pages (id integer primary key, body text)")
+    db.execute("select rag.attach_source('pages', content_column => 'body')")
+    db.execute(
+        "insert into pages values (1, 'Honey <script>alert(1)</script> & more honeys, order INV-2024-7.')"
+    )
+    drain()
+    snippet = value(
+        db, "select snippet from rag.search_documents('honey INV-2024-7', highlight => true)"
+    )
+    assert (
+        "<mark>Honey</mark>" in snippet
+        and "<mark>honeys</mark>" in snippet
+        and "<script" not in snippet
+        and "<mark>-2024</mark>" in snippet
+    )
+    assert value(db, "select snippet from rag.search_documents('honey')") is None
+
+
+# --- how people type ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ('"make honey"', {1}),
+        ('"honey make"', set()),
+        ('"make honey" or "paper nests"', {1, 2}),
+        ('"paper nests" OR madu', {2, 3}),
+        ("make -honey", {2, 3, 4, 6}),
+        ('make -"paper nests"', {1, 3, 4, 5, 6}),
+        ('"make" -wasps', {1}),
+        ('"', {1, 2, 3, 4, 5, 6}),
+        ('"" honey', {1, 2, 3, 4, 5, 6}),
+        ('"the of"', {1, 2, 3, 4, 5, 6}),
+        ("-honey", {1, 2, 3, 4, 5, 6}),
+        ("honey - nectar", {1, 2, 3, 4, 5, 6}),
+        ("honey -5", {1, 2, 3, 4, 5, 6}),
+        ('"cà phê"', {4}),
+        ('"ca phe"', {4}),
+        ('"INV-2024-0815"', {5}),
+        ("invoice -INV-2024-0815", {1, 2, 3, 4, 6}),
+    ],
+)  # fmt: skip
+def test_phrases_exclusions_and_alternatives(library, question, answer):
+    assert set(found(library, "%s", question)) == answer
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("INV-2024-0815", 5), ("inv-2024-0816", 6), ("INV 2024 0816", 6), ("0815", 5), ("2024-0816", 6),
+        ("AB12/34-X", 5), ("ab12/35-x", 6), ("AB12-35", 6), ("jane.doe@example.com", 5), ("JOHN.ROE@EXAMPLE.COM", 6),
+    ],
+)  # fmt: skip
+def test_exact_codes_numbers_and_addresses_are_found(library, question, answer):
+    assert found(library, "%s, mode => 'text'", question)[0] == answer
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("kebun bunga", 3),
+        ("membuat", 3),
+        ("buat", 3),
+        ("cà phê sữa", 4),
+        ("ca phe sua da", 4),
+        ("wasp", 2),
+        ("insect", 2),
+    ],
+)
+def test_each_language_is_analysed_as_what_it_is(library, question, answer):
+    assert found(library, "%s, mode => 'text'", question)[0] == answer
+    assert rows(library, "select distinct document_id, text_search_config from rag.document_chunks order by 1") == [
+        (1, "english"), (2, "english"), (3, "indonesian"), (4, "simple"), (5, "english"), (6, "english"),
+    ]  # fmt: skip
+
+
+def test_accents_may_be_left_out_and_count_when_given(db, drain):
+    db.execute("create table menu (id integer primary key, body text)")
+    db.execute("select rag.attach_source('menu', content_column => 'body')")
+    db.execute(
+        "insert into menu values (1, 'The café opens early.'), (2, 'The cafe opens early.'), (3, 'Nothing.')"
+    )
+    drain()
+    assert found(db, "'cafe', mode => 'text'") in ([1, 2], [2, 1])
+    assert found(db, "'café', mode => 'text'") == [1, 2]
+    assert found(db, "%s, mode => 'text'", "cafe\u0301") == [1, 2]
+
+
+def test_a_changed_language_changes_the_analysis(library, drain):
+    library.execute("update library set language = 'id' where id = 1")
+    drain()
+    assert (
+        value(library, "select text_search_config from rag.document_chunks where document_id = 1")
+        == "indonesian"
+    )
+    assert set(found(library, "'honey', language => 'id'")) == {1, 3}
+
+
+def test_a_stop_word_of_one_language_is_not_a_rare_word_of_another(library):
+    """'the' stands in no lexeme list of English; in one of Vietnamese it would weigh most."""
+    library.execute(
+        "insert into library values (7, null, null, null, 'vi', null, 'Từ tiếng Anh: what is the')"
+    )
+    library.execute(
+        "insert into library (id, body) select n, 'A plain English sentence, number ' || n from generate_series(100, 160) n"
+    )
+    library.execute("call rag.drain()")
+    assert found(library, "'what is the nectar', mode => 'text'")[0] == 1
+
+
+# --- a filter's promise ------------------------------------------------------------------------
+
+
+def test_another_pipeline_can_be_searched_by_name(library):
+    assert found(library, "'honey', pipeline => 'default'") == found(library, "'honey'")
+    library.execute("insert into rag.pipelines (name, model) values ('empty', 'all-MiniLM-L6-v2')")
+    assert found(library, "'honey', pipeline => 'empty'") == []
+
+
+def test_the_callers_row_security_on_the_source_is_honoured_where_asked_for(library, connect):
+    reader = "ragstone_row_reader"
+    library.execute(
+        f"do $$ begin create role {reader}; exception when duplicate_object or unique_violation then null; end $$"
+    )
+    library.execute(f"grant usage on schema rag to {reader}")
+    library.execute(f"grant select on all tables in schema rag to {reader}")
+    library.execute(f"grant execute on all functions in schema rag to {reader}")
+    library.execute("alter table library enable row level security")
+    library.execute(f"create policy gardeners on library to {reader} using (department = 'garden')")
+    session = connect()
+    session.execute(f"set role {reader}")
+    assert found(session, "'honey', check_source => true") == []
+    library.execute(f"grant select on library to {reader}")
+    assert set(found(session, "'honey', check_source => true")) == {1, 2}
+    assert len(found(session, "'honey'")) == 6
+    library.execute(f"drop owned by {reader}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "hint"),
+    [
+        ("mode => 'fuzzy'", psycopg.errors.InvalidParameterValue, "'semantic'"),
+        ("mode => null", psycopg.errors.InvalidParameterValue, "'semantic'"),
+        ("fusion => 'sum'", psycopg.errors.InvalidParameterValue, "'rrf'"),
+        ("semantic_weight => 'NaN'", psycopg.errors.InvalidParameterValue, "automatic"),
+        ("semantic_weight => -0.1", psycopg.errors.InvalidParameterValue, "automatic"),
+        ("min_score => 'NaN'", psycopg.errors.InvalidParameterValue, "min_score => 0.5"),
+        ("max_per_document => 0", psycopg.errors.InvalidParameterValue, "Leave it out"),
+        ("tags_match => 'most'", psycopg.errors.InvalidParameterValue, "'all'"),
+        ("metadata_filter => '[1]'", psycopg.errors.InvalidParameterValue, "department"),
+        ("metadata_filter => '1'", psycopg.errors.InvalidParameterValue, "department"),
+        ("metadata_filter => '{'", psycopg.errors.InvalidTextRepresentation, None),
+        ("language => 'e; drop table'", psycopg.errors.InvalidParameterValue, "'en-US'"),
+        ("language => ''", psycopg.errors.InvalidParameterValue, "'en-US'"),
+        ("changed_after => 'tomorrow', changed_before => 'today'", psycopg.errors.InvalidParameterValue, "included"),
+        ("context_chunks => -1", psycopg.errors.InvalidParameterValue, "context"),
+        ("context_chunks => 101", psycopg.errors.InvalidParameterValue, "context"),
+        ("source => 'nowhere'", psycopg.errors.UndefinedObject, "rag.sources"),
+        ("pipeline => 'nowhere'", psycopg.errors.UndefinedObject, "rag.pipelines"),
+        ("rerank => 'nowhere'", psycopg.errors.UndefinedObject, "kind = 'reranker'"),
+        ("rerank => 'all-MiniLM-L6-v2'", psycopg.errors.UndefinedObject, "kind = 'reranker'"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "form",
+    [
+        "search_documents('honey'",
+        "search_documents(rag.embed('honey'), 'honey'",
+        "find_documents('honey'",
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused_with_a_hint(
+    library, form, arguments, error, hint
+):
+    with pytest.raises(error) as caught:
+        library.execute(f"select from rag.{form}, {arguments})")
+    if hint:
+        assert hint in caught.value.diag.message_hint
+
+
+def test_all_forms_take_the_same_options(db):
+    lists = rows(
+        db,
+        """select regexp_replace(pg_get_function_arguments(p.oid), '^.*query_text text, ', '')
+           from pg_proc p where p.pronamespace = 'rag'::regnamespace and p.proname in ('search_documents', 'find_documents')""",
+    )
+    assert len(lists) == 3 and len(set(lists)) == 1
+    options = value(
+        db,
+        "select array_agg(attname::text order by attnum) from pg_attribute where attrelid = 'rag._search_options'::regclass",
+    )
+    assert [option.split()[0] for option in lists[0][0].split(", ")] == options
+
+
+def test_metadata_comes_back_as_it_is(library):
+    assert json.loads(
+        json.dumps(
+            value(library, "select metadata from rag.search_documents('nectar', mode => 'text')")
+        )
+    ) == {"department": "garden"}
