@@ -49,6 +49,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="change the pipeline first, such as text_search_config=indonesian; repeatable",
     )
     parser.add_argument(
+        "--language", help="of the documents, such as id: as their source would say it"
+    )
+    parser.add_argument(
         "--match-count", type=int, default=300, help="chunks asked for: enough for 100 documents"
     )
 
@@ -60,7 +63,7 @@ def run(server: Server, options: argparse.Namespace) -> Report:
     collection = read_collection(options.collection)
     with server.database() as database, database.connect() as connection:
         change_pipeline(connection, options.set)
-        load(connection, collection)
+        load(connection, collection, options.language)
         chunks = read_chunks(connection)
         rows = [
             score_row(label, asked, collection.judgements, TARGETS.get(name) if i == 0 else None)
@@ -132,15 +135,17 @@ def change_pipeline(connection: Connection, changes: Sequence[str]) -> None:
             raise BenchError(f"--set {change}: {error}") from error
 
 
-def load(connection: Connection, collection: Collection) -> None:
+def load(connection: Connection, collection: Collection, language: str | None) -> None:
     """One row a document, drained in this session."""
-    connection.execute("create table documents (id text primary key, title text, content text)")
+    connection.execute("create table documents (id text primary key, title text, content text, language text)")
     connection.execute(
-        "select rag.attach_source('documents', content_column => 'content', title_column => 'title')"
+        "select rag.attach_source('documents', content_column => 'content', title_column => 'title',"
+        " language_column => 'language')"
     )
     connection.execute(
-        "insert into documents select * from unnest(%s::text[], %s::text[], %s::text[])",
+        "insert into documents select *, %s from unnest(%s::text[], %s::text[], %s::text[])",
         [
+            language,
             list(collection.texts),
             [collection.titles[key] for key in collection.texts],
             list(collection.texts.values()),
@@ -251,10 +256,10 @@ def references(
     )
     yield "exact dense, NumPy", _ranked(chunks, collection, vectors @ chunks.vectors.T)
     (config,) = one(
-        connection, "select text_search_config from rag.pipelines where state = 'active'"
+        connection, "select distinct text_search_config from rag.document_chunks"
     )
     asked = [
-        one(connection, f"select {_lexemes('to_tsvector(%s::regconfig, %s)')}", config, text)[0]
+        one(connection, f"select {_lexemes('rag._analyze(%s, %s)')}", text, config)[0]
         for text in queries
     ]
     scores = _bm25(chunks.lexemes, asked)

@@ -269,7 +269,9 @@ def test_attach_refuses_what_it_cannot_follow(db):
 
 
 def test_attaching_once_more_as_it_is_changes_nothing(db, table):
-    db.execute("""select rag.attach_source('"TblDocumentFiles"', path_column => 'DocumentFilePath')""")
+    db.execute(
+        """select rag.attach_source('"TblDocumentFiles"', path_column => 'DocumentFilePath')"""
+    )
     assert value(db, "select count(*) from rag.sources") == 1
 
 
@@ -304,7 +306,9 @@ def test_partitions_are_followed_whichever_way_they_are_written(db, drain):
     db.execute("create table p1 partition of p for values from (0) to (10)")
     db.execute("select rag.attach_source('p', content_column => 'body')")
     db.execute("create table p2 partition of p for values from (10) to (20)")
-    db.execute("insert into p values (1, 'Text through the table.'), (11, 'More text through the table.')")
+    db.execute(
+        "insert into p values (1, 'Text through the table.'), (11, 'More text through the table.')"
+    )
     db.execute("insert into p1 values (2, 'Text into a partition.')")
     db.execute("insert into p2 values (12, 'Text into a new partition.')")
     drain()
@@ -332,7 +336,14 @@ def test_the_name_of_a_stored_document_tells_its_type(db, drain):
     db.execute(
         """select rag.attach_source('files', content_column => 'data', name_column => 'name', metadata_columns => '{about}')"""
     )
-    db.execute("insert into files values (1, 'rules.md', %s, '{\"year\": 2024}')", [b"# Rules\n\nNo running by the pool."])
+    db.execute(
+        "insert into files values (1, 'rules.md', %s, '{\"year\": 2024}')",
+        [b"# Rules\n\nNo running by the pool."],
+    )
     drain()
-    assert rows(db, "select file_type, file_path from rag.ingestion_log") == [("text/markdown", "rules.md")]
-    assert rows(db, "select section, metadata from rag.search_documents('running')") == [("Rules", {"year": 2024})]
+    assert rows(db, "select file_type, file_path from rag.ingestion_log") == [
+        ("text/markdown", "rules.md")
+    ]
+    assert rows(db, "select section, metadata from rag.search_documents('running')") == [
+        ("Rules", {"year": 2024})
+    ]

@@ -15,7 +15,9 @@ def test_without_cascade_the_missing_extension_is_named(cluster, empty_database)
         assert "CASCADE" in error.value.diag.message_hint
 
 
-def test_without_pg_cron_the_error_says_how_to_get_it_and_how_to_do_without(own_cluster, document_root):
+def test_without_pg_cron_the_error_says_how_to_get_it_and_how_to_do_without(
+    own_cluster, document_root
+):
     cluster = own_cluster(shared_preload_libraries="")
     with cluster.connect("postgres") as db:
         with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as error:
@@ -35,7 +37,9 @@ def test_without_pg_cron_the_error_says_how_to_get_it_and_how_to_do_without(own_
         db.execute("insert into files values (1, 'a.txt')")
         db.execute("select rag.attach_source('files', path_column => 'path')")
         db.execute("call rag.drain()")
-        assert value(db, "select content from rag.search_documents('hand')") == "Worked off by hand."
+        assert (
+            value(db, "select content from rag.search_documents('hand')") == "Worked off by hand."
+        )
 
 
 def test_dropping_the_extension_leaves_the_users_table_as_it_was(db, add, table, drain):
@@ -52,7 +56,7 @@ def test_a_session_with_the_old_package_in_memory_is_told_to_reconnect(db, conne
     """What a session that was open during an upgrade meets: functions of another version."""
     db.execute("select rag.embed('loads the package')")
     source = value(db, "select prosrc from pg_proc where oid = 'rag._embed'::regproc")
-    newer = source.replace("require(\"", 'require("9')
+    newer = source.replace('require("', 'require("9')
     assert newer != source
     db.execute(
         f"create or replace function rag._embed(content text, model text) returns vector language plpython3u stable strict as $f${newer}$f$"

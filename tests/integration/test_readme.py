@@ -47,7 +47,11 @@ def run(db: psycopg.Connection, sql: str) -> subprocess.CompletedProcess[str]:
     command = ["psql", "-X", "-h", info.host, "-p", str(info.port), "-U", info.user]
     return subprocess.run(
         [*command, "-d", info.dbname, "-v", "ON_ERROR_STOP=1"],
-        input=sql, capture_output=True, text=True, timeout=120, check=False,
+        input=sql,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
 
 
@@ -71,9 +75,7 @@ def test_skipped_examples_have_a_reason(page: Path) -> None:
     assert without == [], "write <!-- not run: reason --> above these lines"
 
 
-def test_readme_leads_to_a_searchable_document(
-    db: psycopg.Connection, document_root: Path
-) -> None:
+def test_readme_leads_to_a_searchable_document(db: psycopg.Connection, document_root: Path) -> None:
     run_page(db, document_root, README)
     found = db.execute(
         "select page_number from rag.search_documents('How humid may the paper store be?')"
