@@ -94,7 +94,7 @@ comment on column rag.pipelines.chunk_unit is 'characters or tokens';
 comment on column rag.pipelines.embed_template is 'what is embedded: {title}, {section} and {content} are replaced; content stays what the document says';
 comment on column rag.pipelines.text_search_config is 'text search configuration of documents whose language is not known, by name (pg_upgrade refuses columns of type regconfig)';
 comment on column rag.pipelines.index_method is 'vector index: hnsw, ivfflat (very large tables) or none (exact)';
-comment on column rag.pipelines.index_options is 'storage parameters of the vector index; hnsw: m 16, ef_construction 64; ivfflat: lists 100';
+comment on column rag.pipelines.index_options is 'hnsw: m 16, ef_construction 64, and for searches ef_search (100 or twice match_count); ivfflat: lists 100, and for searches probes (the root of lists)';
 comment on column rag.pipelines.quantization is 'precision of the vector index: half (16 bit) or none (32 bit); the stored vectors are always 32 bit';
 comment on column rag.pipelines.state is 'building: filled beside the active one; active: searched; superseded: kept to go back to';
 
@@ -414,6 +414,17 @@ create type rag._search_hit as (
 );
 comment on type rag._search_hit is 'a chunk found, before all else that is known of it is looked up';
 
+create type rag._evaluated as (
+  pipeline        text,
+  mode            text,
+  ndcg            double precision,
+  recall          double precision,
+  reciprocal_rank double precision,
+  share_relevant  double precision,
+  duration_ms     double precision
+);
+comment on type rag._evaluated is 'one query asked by rag.evaluate()';
+
 create type rag._search_options as (
   match_count      integer,
   document_filter  bigint[],
@@ -477,6 +488,12 @@ create index on rag._background (pipeline_id);
 alter table rag._background alter column embedding set storage plain;
 comment on table rag._background is 'a random sample of stored vectors: how similar an unrelated passage is to a query';
 
+create table rag._tenant_roles (
+  role_name name   primary key,
+  tenant_id bigint not null
+);
+comment on table rag._tenant_roles is 'roles whose sessions belong to one tenant; see rag.set_tenant_role()';
+
 -- Not logged: worth nothing after a crash, and never written on a standby.
 create unlogged table rag._query_cache (
   key          bytea       primary key,
@@ -520,3 +537,4 @@ select pg_catalog.pg_extension_config_dump('rag._lexeme_changes', '');
 select pg_catalog.pg_extension_config_dump('rag._lexemes', '');
 select pg_catalog.pg_extension_config_dump('rag._pipeline_statistics', '');
 select pg_catalog.pg_extension_config_dump('rag._background', '');
+select pg_catalog.pg_extension_config_dump('rag._tenant_roles', '');

@@ -64,7 +64,12 @@ begin
       _name || '_embedding_idx', _name, _pipeline.index_method,
       rag._indexed_vector(_pipeline.pipeline_id, 'embedding'),
       rag._vector_schema(), case _pipeline.quantization when 'half' then 'halfvec_cosine_ops' else 'vector_cosine_ops' end,
-      (select string_agg(format('%I = %L', key, value), ', ') from jsonb_each_text(_options)));
+      -- What is for searches the index is not made with.
+      (select string_agg(format('%I = %L', key, value), ', ') from jsonb_each_text(_options) where key not in ('ef_search', 'probes')));
+  end if;
+
+  if (select c.relrowsecurity from pg_class c where c.oid = 'rag.document_chunks'::regclass) then
+    perform rag._isolate(i.relation, i.condition) from rag._isolated_relations() i where i.relation = to_regclass(format('rag.%I', _name));
   end if;
 
   insert into rag._pipeline_statistics (pipeline_id, average_length)

@@ -450,6 +450,16 @@ end
 $plpgsql$;
 comment on function rag._fuse(bigint[], vector, text, rag._search_options, rag.pipelines) is 'the candidates, scored exactly in both legs, by their fused score';
 
+create or replace function rag._set_index_effort(pipeline rag.pipelines, wanted integer) returns void
+  language sql
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  select set_config('hnsw.ef_search', least(greatest(wanted, (pipeline.index_options ->> 'ef_search')::integer), 1000)::text, true),
+         set_config('ivfflat.probes', coalesce(pipeline.index_options ->> 'probes',
+                    ceil(sqrt(coalesce((pipeline.index_options ->> 'lists')::integer, 100)))::text), true);
+$sql$;
+comment on function rag._set_index_effort(rag.pipelines, integer) is 'how far the vector index looks, until the end of a caller that sets these itself';
+
 create or replace function rag._search_hits(
     query_embedding vector, query_text text, options rag._search_options, condition tsquery, pipeline rag.pipelines)
   returns rag._search_hit[]
@@ -472,9 +482,7 @@ declare
   _hits       rag._search_hit[];
 begin
   loop
-    perform set_config('hnsw.ef_search', least(greatest(_wanted, (pipeline.index_options ->> 'ef_search')::integer), 1000)::text, true);
-    perform set_config('ivfflat.probes', coalesce(pipeline.index_options ->> 'probes',
-      ceil(sqrt(coalesce((pipeline.index_options ->> 'lists')::integer, 100)))::text), true);
+    perform rag._set_index_effort(pipeline, _wanted);
     _candidates := rag._candidates(query_embedding, query_text, _weights, options, condition, pipeline, _wanted);
     _hits := rag._fuse(_candidates, query_embedding, _weights, options, pipeline);
     -- One long document can be all of the candidates: then more are needed, as long as there are more.

@@ -1,6 +1,7 @@
 -- Names that users of the earlier worker know, and look-ups of jobs.
 
-create or replace view rag.ingestion_log as
+-- Security invoker: row security on the tables behind it is that of who asks.
+create or replace view rag.ingestion_log with (security_invoker = true) as
   select d.document_id, d.file_path, d.file_size, d.mime_type as file_type, p.model as embedding_model, p.chunk_size, p.chunk_overlap,
          case when r.job_id is not null then 'processing' else d.status end as status,
          d.chunks as total_chunks,

@@ -1,0 +1,118 @@
+-- How good searches are, asked of the database itself.
+
+create or replace function rag._dcg(gains float[]) returns float
+  language sql immutable parallel safe
+  set search_path = pg_catalog, pg_temp
+as $sql$ select coalesce(sum(g / log(2, place + 1)), 0)::float from unnest(gains) with ordinality as u (g, place) $sql$;
+comment on function rag._dcg(float[]) is 'discounted cumulative gain: each gain divided by log2 of its place + 1';
+
+create or replace function rag.evaluate(
+    queries    regclass,
+    judgements regclass,
+    k          integer default 10,
+    modes      text[]  default '{hybrid,semantic,text}',
+    pipelines  text[]  default null)
+  returns table (pipeline text, mode text, queries_asked bigint, ndcg float, recall float, mrr float, "precision" float, median_ms float)
+  language plpgsql volatile
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _pipelines constant text[] := coalesce(evaluate.pipelines, array[(rag._active_pipeline()).name]);
+  _query     record;
+  _run       record;
+  _started   timestamptz;
+  _gains     float[];
+  _runs      rag._evaluated[] := '{}';
+begin
+  if evaluate.k is null or evaluate.k not between 1 and 1000 then
+    raise exception 'k is from 1 to 1000, not %', coalesce(evaluate.k::text, 'null')
+      using errcode = 'invalid_parameter_value',
+            hint    = 'It is how many documents of each answer count: k => 10.';
+  end if;
+  perform rag._require_column(evaluate.queries, c, 'queries', null) from unnest('{query_id,query_text}'::name[]) c;
+  perform rag._require_column(evaluate.judgements, c, 'judgements', null) from unnest('{query_id,source_key,relevance}'::name[]) c;
+
+  for _query in execute format($sql$
+      select q.query_text::text as query_text, j.relevance, j.ideal
+      from %s q
+      join (select j.query_id::text as query_id, jsonb_object_agg(j.source_key::text, j.relevance) as relevance,
+                   array_agg(power(2.0, j.relevance) - 1 order by j.relevance desc)::float[] as ideal
+            from %s j where j.relevance > 0 group by 1) j on j.query_id = q.query_id::text
+      $sql$, evaluate.queries, evaluate.judgements)
+  loop
+    for _run in select p.name, m.name as mode from unnest(_pipelines) p (name), unnest(evaluate.modes) m (name) loop
+      _started := clock_timestamp();
+      select array_agg(power(2.0, coalesce((_query.relevance ->> d.source_key)::float, 0)) - 1 order by d.place) into _gains
+      from rag.find_documents(_query.query_text, match_count => evaluate.k, max_per_document => 1, mode => _run.mode, pipeline => _run.name)
+           with ordinality as d (document_id, source, source_key, file_path, title, score, tags, metadata, language, passages, place);
+      _runs := _runs || row(_run.name, _run.mode,
+        rag._dcg(_gains) / rag._dcg(_query.ideal[:evaluate.k]),
+        (select count(*) filter (where g > 0) from unnest(_gains) g) / cardinality(_query.ideal)::float,
+        coalesce((select 1.0 / min(i) from unnest(_gains) with ordinality as u (g, i) where g > 0), 0),
+        (select count(*) filter (where g > 0) from unnest(_gains) g) / evaluate.k::float,
+        extract(epoch from clock_timestamp() - _started) * 1000)::rag._evaluated;
+    end loop;
+  end loop;
+  return query
+    select r.pipeline, r.mode, count(*), avg(r.ndcg), avg(r.recall), avg(r.reciprocal_rank), avg(r.share_relevant),
+           percentile_cont(0.5) within group (order by r.duration_ms)
+    from unnest(_runs) r
+    group by 1, 2
+    order by array_position(_pipelines, r.pipeline), array_position(evaluate.modes, r.mode);
+end
+$plpgsql$;
+comment on function rag.evaluate(regclass, regclass, integer, text[], text[]) is
+  'how well searches rank, over all judged queries: nDCG@k (gain 2^relevance − 1), recall@k, mean reciprocal rank and precision@k of the documents found, and the median time, by pipeline and mode. queries has the columns query_id and query_text; judgements query_id, source_key (the key of the row in its source) and relevance (0: not relevant). pipelines: by name, by default the active one; name a second to compare before switching. Raises 42703 for a column that is missing, 22023 and 42704 as searches do';
+
+create or replace function rag.ann_recall(
+    sample   integer default 100,
+    k        integer default 10,
+    pipeline text    default null)
+  returns table (queries bigint, recall float, worst float, index_ms float, exact_ms float)
+  language plpgsql volatile
+  set search_path = pg_catalog, pg_temp
+  set hnsw.iterative_scan = 'strict_order'
+  set hnsw.ef_search = '100'
+  set ivfflat.iterative_scan = 'relaxed_order'
+  set ivfflat.probes = '10'
+as $plpgsql$
+declare
+  _pipeline constant rag.pipelines := rag._searched_pipeline(ann_recall.pipeline);
+  _from     constant text := format('rag.document_chunks c where c.pipeline_id = %s', _pipeline.pipeline_id);
+  _options  constant rag._search_options := null;
+  _query    record;
+  _started  timestamptz;
+  _by_index bigint[];
+  _exact    bigint[];
+  _recalls  float[] := '{}';
+  _index_ms float[] := '{}';
+  _exact_ms float[] := '{}';
+begin
+  if ann_recall.sample is null or ann_recall.sample not between 1 and 100000 or ann_recall.k is null or ann_recall.k not between 1 and 1000 then
+    raise exception 'sample is from 1 to 100000 and k from 1 to 1000'
+      using errcode = 'invalid_parameter_value',
+            hint    = 'Leave them out for 100 queries and their 10 nearest, or type: rag.ann_recall(sample => 200).';
+  end if;
+  perform rag._set_index_effort(_pipeline, 100);
+  for _query in execute format('select c.chunk_id, c.embedding from %s order by random() limit %s', _from, ann_recall.sample) loop
+    _started  := clock_timestamp();
+    -- One more each: a passage is its own nearest, which proves nothing.
+    _by_index := array_remove(rag._dense_candidates(_from, _query.embedding, _options, null, _pipeline, ann_recall.k + 1, true), _query.chunk_id);
+    _index_ms := _index_ms || (extract(epoch from clock_timestamp() - _started) * 1000)::float;
+    _started  := clock_timestamp();
+    _exact    := array_remove(rag._dense_candidates(_from, _query.embedding, _options, null, _pipeline, ann_recall.k + 1, false), _query.chunk_id);
+    _exact_ms := _exact_ms || (extract(epoch from clock_timestamp() - _started) * 1000)::float;
+    if cardinality(_exact) > 0 then
+      _recalls := _recalls || (select count(*)::float / least(cardinality(_exact), ann_recall.k)
+                               from unnest(_exact[:ann_recall.k]) e where e = any (_by_index[:ann_recall.k]));
+    end if;
+  end loop;
+  return query
+    select count(*), avg(r), min(r),
+           (select percentile_cont(0.5) within group (order by i) from unnest(_index_ms) i),
+           (select percentile_cont(0.5) within group (order by e) from unnest(_exact_ms) e)
+    from unnest(_recalls) r;
+end
+$plpgsql$;
+comment on function rag.ann_recall(integer, integer, text) is
+  'how many of the k nearest passages the vector index finds, compared with exact search: mean and worst recall@k over a random sample of stored vectors as queries, and the median time of both. Raises 22023 for a sample or k out of range, 42704 for an unknown pipeline';

@@ -1,0 +1,124 @@
+-- Tenants kept apart by row security. Workers and triggers run as the extension's owner, to whom it
+-- does not apply.
+
+create or replace function rag.current_tenant() returns bigint
+  language plpgsql stable parallel safe
+  -- SECURITY DEFINER: the table of tenants' roles is closed.
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _setting text := nullif(current_setting('ragstone.tenant_id', true), '');
+  _tenant  bigint;
+begin
+  -- Any role can change a setting: one that belongs to a tenant is never asked for it. session_user,
+  -- unlike current_user, is what a session logged in as.
+  select r.tenant_id into _tenant from rag._tenant_roles r where r.role_name = session_user;
+  if found then
+    return _tenant;
+  end if;
+  return _setting::bigint;
+exception
+  when invalid_text_representation or numeric_value_out_of_range then
+    raise exception 'ragstone.tenant_id is no tenant: "%"', left(_setting, 40)
+      using errcode = 'invalid_parameter_value',
+            hint    = 'A tenant is an integer: set ragstone.tenant_id = 42; none at all: reset ragstone.tenant_id;';
+end
+$plpgsql$;
+comment on function rag.current_tenant() is 'tenant of this session: that of the role it logged in as, see rag.set_tenant_role(), else what the session has set by: set ragstone.tenant_id = 42; null, which sees nothing, where neither is given. Raises 22023 for a setting that is no integer';
+
+create or replace function rag.set_tenant_role(role_name name, tenant_id bigint) returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+begin
+  if not exists (select from pg_roles r where r.rolname = set_tenant_role.role_name) then
+    raise exception 'there is no role "%"', coalesce(set_tenant_role.role_name, 'null')
+      using errcode = 'undefined_object',
+            hint    = format('Make it first: create role %I login;', coalesce(set_tenant_role.role_name, 'tenant_42'));
+  end if;
+  delete from rag._tenant_roles r where r.role_name = set_tenant_role.role_name;
+  insert into rag._tenant_roles (role_name, tenant_id)
+  select set_tenant_role.role_name, set_tenant_role.tenant_id where set_tenant_role.tenant_id is not null;
+end
+$plpgsql$;
+comment on function rag.set_tenant_role(name, bigint) is 'ties sessions that log in as the role to one tenant, whatever they set (null: unties them): for tenants who write SQL of their own. Raises 42704 for an unknown role';
+
+create or replace function rag._isolated_relations() returns table (relation regclass, condition text)
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  -- A partition that is asked by its own name has its own policies.
+  select c.oid::regclass, 'tenant_id = (select rag.current_tenant())'
+  from pg_class c
+  where c.oid in ('rag.documents'::regclass, 'rag.document_chunks'::regclass, 'rag.uploads'::regclass)
+     or c.oid in (select i.inhrelid from pg_inherits i where i.inhparent = 'rag.document_chunks'::regclass)
+  union all
+  select r.name, format('exists (select from rag.documents d where d.source_id = %s.source_id and d.document_id = %1$s.document_id)', r.name)
+  from unnest('{rag.document_versions,rag.ingestion_queue,rag.job_history}'::regclass[]) r (name)
+  union all
+  select r.name, 'false' from unnest('{rag._changes}'::regclass[]) r (name)
+$sql$;
+comment on function rag._isolated_relations() is 'what tenant isolation covers, and which rows a tenant sees';
+
+create or replace function rag._isolate(relation regclass, condition text) returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+begin
+  execute format('drop policy if exists ragstone_tenant on %s', relation);
+  execute format('create policy ragstone_tenant on %s using (%s)', relation, condition);
+  execute format('alter table %s enable row level security', relation);
+end
+$plpgsql$;
+
+create or replace function rag.enable_tenant_isolation() returns bigint
+  language sql
+  set search_path = pg_catalog, pg_temp
+as $sql$ select count(*) from (select rag._isolate(i.relation, i.condition) from rag._isolated_relations() i offset 0) s $sql$;
+comment on function rag.enable_tenant_isolation() is 'from now on every role but the extension''s owner sees only documents, chunks, versions, jobs and log of its session''s tenant, see rag.current_tenant(); rows without a tenant are seen by the owner alone. Returns the number of tables; pipelines made later are covered too';
+
+create or replace function rag.disable_tenant_isolation() returns integer
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _isolated record;
+  _relations integer := 0;
+begin
+  for _isolated in select * from rag._isolated_relations() loop
+    execute format('drop policy if exists ragstone_tenant on %s', _isolated.relation);
+    execute format('alter table %s disable row level security', _isolated.relation);
+    _relations := _relations + 1;
+  end loop;
+  return _relations;
+end
+$plpgsql$;
+comment on function rag.disable_tenant_isolation() is 'takes back rag.enable_tenant_isolation(), and returns the number of tables';
+
+create or replace function rag.grant_search(to_role regrole) returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _object text;
+begin
+  execute format('grant usage on schema rag to %s', to_role);
+  execute format('grant select on rag.documents, rag.document_chunks, rag.sources, rag.pipelines, rag.models to %s', to_role);
+  -- What searches are made of. None of it writes but _embed_query(), which is the cache's own keeper,
+  -- and none reads a closed table but those that say why.
+  for _object in
+    select p.oid::regprocedure::text from pg_proc p
+    where p.pronamespace = 'rag'::regnamespace
+      and p.proname = any ('{search_documents,find_documents,current_tenant,_search,_search_by_document,_search_hits,_search_results,
+        _checked_options,_checked_embedding,_question_embedding,_embed_query,_searched_pipeline,_active_pipeline,_partition,_vector_schema,
+        _indexed_vector,_search_filter,_readable_in_source,_column_type,_estimated_rows,_query_weights,_query_lexemes,_rarest_lexemes,_lexeme_query,
+        _dense_candidates,_text_candidates,_exact_candidates,_candidates,_set_index_effort,_fuse,_automatic_weight,_context,_join_chunks,_snippet,
+        _parse_query,_parsable,_without_accents,_codes,_analyze,_text_search_configs,_text_condition,_in_any_language,_language_code,_lexeme_index,
+        _rerank}')
+  loop
+    execute format('grant execute on function %s to %s', _object, to_role);
+  end loop;
+end
+$plpgsql$;
+comment on function rag.grant_search(regrole) is 'lets a role search: what it finds is what it may select from rag.documents and rag.document_chunks, by privileges and row security';
