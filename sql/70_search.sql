@@ -495,6 +495,42 @@ $plpgsql$;
 comment on function rag._search_hits(vector, text, rag._search_options, tsquery, rag.pipelines) is 'what a search finds, best first';
 
 ------------------------------------------------------------------------------------------------
+-- Reranking
+------------------------------------------------------------------------------------------------
+
+create or replace function rag._rerank(query_text text, passages text[], model text) returns float[]
+  language plpython3u stable strict parallel restricted
+as $python$
+@boot@
+from ragstone.api import rerank
+return rerank(plpy, query_text, passages, model)
+$python$;
+comment on function rag._rerank(text, text[], text) is 'score of each passage for a question, by a reranker';
+
+create or replace function rag._reranked(hits rag._search_hit[], query_text text, options rag._search_options, pipeline rag.pipelines)
+  returns rag._search_hit[]
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  with hit as materialized (
+    select h.*, c.content
+    from unnest(hits) with ordinality as h (chunk_id, similarity, bm25, semantic_place, text_place, score, rerank_score, place)
+    join rag.document_chunks c on c.pipeline_id = pipeline.pipeline_id and c.chunk_id = h.chunk_id
+  ),
+  score as (
+    select u.score, u.position
+    from (select array_agg(h.content order by h.place) as contents from hit h) a,
+         unnest(rag._rerank(query_text, a.contents, options.rerank)) with ordinality as u (score, position)
+  ),
+  numbered as (select h.*, row_number() over (order by h.place) as position from hit h)
+  select array(
+    select row(n.chunk_id, n.similarity, n.bm25, n.semantic_place, n.text_place, n.score, s.score)::rag._search_hit
+    from numbered n join score s on s.position = n.position
+    order by s.score desc, n.place)
+$sql$;
+comment on function rag._reranked(rag._search_hit[], text, rag._search_options, rag.pipelines) is 'the hits in the order of a reranker';
+
+------------------------------------------------------------------------------------------------
 -- Results
 ------------------------------------------------------------------------------------------------
 
@@ -536,8 +572,9 @@ as $sql$
   -- Escaped before the marks are put in: a document must not bring markup of its own into a page.
   select ts_headline(text_search_config::regconfig,
                      replace(replace(replace(replace(content, '&', '&amp;'), '<', '&lt;'), '>', '&gt;'), '"', '&quot;'),
-                     coalesce(rag._lexeme_query(tsvector_to_array(rag._analyze(query_text, text_search_config))
-                                                || tsvector_to_array(to_tsvector(text_search_config::regconfig, query_text))), ''),
+                     (select rag._lexeme_query(array_agg(l))
+                      from unnest(tsvector_to_array(rag._analyze(query_text, text_search_config))
+                                  || tsvector_to_array(to_tsvector(text_search_config::regconfig, query_text))) l),
                      'StartSel=<mark>, StopSel=</mark>, MaxFragments=2, MaxWords=30, MinWords=10, FragmentDelimiter=" … "')
 $sql$;
 comment on function rag._snippet(text, text, text) is 'HTML: the parts of a passage where words of the question are, these within <mark>';
@@ -571,13 +608,21 @@ declare
   -- What the model does not read the words need not be taken from.
   _parsed   constant record := rag._parse_query(left(query_text, 10000));
   _pipeline constant rag.pipelines := rag._searched_pipeline(options.pipeline);
+  _count    constant integer := options.match_count;
   _hits     rag._search_hit[];
 begin
   if to_regclass(format('rag.%I', rag._partition(_pipeline.pipeline_id))) is null then
     return;
   end if;
+  if options.rerank is not null then
+    -- What it may bring up: a cross-encoder reads each with the question, which takes its time.
+    options.match_count := greatest(_count, 50);
+  end if;
   _hits := rag._search_hits(query_embedding, _parsed.plain, options,
     rag._text_condition(_parsed.required, _parsed.excluded, rag._text_search_configs(_pipeline)), _pipeline);
+  if options.rerank is not null and cardinality(_hits) > 0 then
+    _hits := (rag._reranked(_hits, _parsed.plain, options, _pipeline))[:_count];
+  end if;
   return query select * from rag._search_results(_hits, _parsed.plain, options, _pipeline);
 end
 $plpgsql$;

@@ -115,7 +115,7 @@ begin
         _indexed_vector,_search_filter,_readable_in_source,_column_type,_estimated_rows,_query_weights,_query_lexemes,_rarest_lexemes,_lexeme_query,
         _dense_candidates,_text_candidates,_exact_candidates,_candidates,_set_index_effort,_fuse,_automatic_weight,_context,_join_chunks,_snippet,
         _parse_query,_parsable,_without_accents,_codes,_analyze,_text_search_configs,_text_condition,_in_any_language,_language_code,_lexeme_index,
-        _rerank}')
+        _rerank,_reranked}')
   loop
     execute format('grant execute on function %s to %s', _object, to_role);
   end loop;

@@ -9,9 +9,10 @@ from typing import Any
 
 import ragstone
 from ragstone.db import Database, Model
-from ragstone.embed import Embedder, vector_literal
+from ragstone.embed import Embedder, Reranker, vector_literal
 
 _embedders: dict[Path, Embedder] = {}
+_rerankers: dict[Path, Reranker] = {}
 
 
 def model_dir(model: Model) -> Path:
@@ -58,3 +59,13 @@ def embed(plpy: Any, content: str, model_name: str) -> str:
         )
     (vector,) = loaded.embed([content], check=db.check, truncate=True)
     return vector_literal(vector)
+
+
+def rerank(plpy: Any, query: str, passages: list[str], model_name: str) -> list[float]:
+    """The reranker's score of each passage."""
+    db = Database(plpy)
+    model = db.model(model_name)
+    path = model_dir(model)
+    if path not in _rerankers:
+        _rerankers[path] = Reranker.load(path, model.max_tokens)
+    return _rerankers[path].scores(query, passages, check=db.check)

@@ -199,6 +199,67 @@ def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
         start += rows
 
 
+class Reranker:
+    """A loaded cross-encoder: question and passage in, one score out, higher is better.
+
+    Its graph takes input_ids, attention_mask and, where it has it, token_type_ids, all int64 or
+    all int32 of shape (n, tokens), and returns (n,) or (n, 1).
+    """
+
+    def __init__(
+        self, session: onnxruntime.InferenceSession, tokenizer: Tokenizer, max_tokens: int
+    ) -> None:
+        self._session = session
+        self._tokenizer = tokenizer
+        self._max_tokens = max_tokens
+
+    @classmethod
+    def load(cls, model_dir: Path, max_tokens: int) -> Reranker:
+        """Load the model in `model_dir`; raises ModelError if a file is missing or unusable."""
+        with signals_blocked():
+            _import_libraries()
+            try:
+                tokenizer = Tokenizer.load(model_dir / TOKENIZER_FILE)
+            except (OSError, ValueError) as error:
+                raise ModelError(f"cannot load the tokenizer: {error}") from error
+            return cls(_plain_session(model_dir, 1), tokenizer, max_tokens)
+
+    def scores(
+        self, query: str, passages: Sequence[str], *, check: Callable[[], None] = _no_check
+    ) -> list[float]:
+        """One score a passage; `check` is called before each run, as by Embedder.embed()."""
+        beginning = query[: self._max_tokens * CHARACTERS_PER_TOKEN]
+        pairs = [
+            self._tokenizer.encode_pair(
+                beginning, passage[: self._max_tokens * CHARACTERS_PER_TOKEN], self._max_tokens
+            )
+            for passage in passages
+        ]
+        scores = [0.0] * len(pairs)
+        for rows in batches([len(ids) for ids, _ in pairs], BATCH_TOKENS):
+            check()
+            for row, score in zip(rows, self._run([pairs[row] for row in rows]), strict=True):
+                scores[row] = float(score)
+        return scores
+
+    def _run(self, pairs: Sequence[tuple[list[int], list[int]]]) -> np.ndarray:
+        import numpy as np
+
+        inputs = {i.name: i for i in self._session.get_inputs()}
+        kind = np.int32 if "int32" in inputs["input_ids"].type else np.int64
+        shape = (len(pairs), max(len(ids) for ids, _ in pairs))
+        feed = {
+            name: np.zeros(shape, dtype=kind)
+            for name in ("input_ids", "attention_mask", "token_type_ids")
+        }
+        for row, (ids, types) in enumerate(pairs):
+            feed["input_ids"][row, : len(ids)] = ids
+            feed["attention_mask"][row, : len(ids)] = 1
+            feed["token_type_ids"][row, : len(ids)] = types
+        (scores, *_) = self._session.run(None, {k: v for k, v in feed.items() if k in inputs})
+        return np.asarray(scores).reshape(len(pairs), -1)[:, 0]
+
+
 def vector_literal(row: np.ndarray) -> str:
     """A vector in pgvector's text form, to six significant digits.
 

@@ -57,6 +57,20 @@ class Tokenizer:
         """Token ids, special tokens included, however long the text is."""
         return list(self._tokenizer.encode(_encodable(text)).ids)
 
+    def encode_pair(self, first: str, second: str, max_tokens: int) -> tuple[list[int], list[int]]:
+        """Token ids of both with special tokens, and which of the two each belongs to.
+
+        Of a pair over `max_tokens` the longer text is cut first.
+        """
+        pair = self._tokenizer.encode(_encodable(first), _encodable(second))
+        if len(pair.ids) > max_tokens:
+            self._tokenizer.enable_truncation(max_tokens, strategy="longest_first")
+            try:
+                pair = self._tokenizer.encode(_encodable(first), _encodable(second))
+            finally:
+                self._tokenizer.no_truncation()
+        return list(pair.ids), list(pair.type_ids)
+
     def count(self, text: str) -> int:
         """Number of tokens, special tokens included, however long the text is."""
         return len(self._tokenizer.encode(_encodable(text)))
