@@ -6,10 +6,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bench import ingest, quality, search, triggers
+from bench import ingest, quality, scale, search, triggers
 from bench.harness import BenchError, Server
 
-QUESTIONS = {"ingest": ingest, "search": search, "quality": quality, "triggers": triggers}
+QUESTIONS = {
+    "ingest": ingest,
+    "search": search,
+    "quality": quality,
+    "scale": scale,
+    "triggers": triggers,
+}
 # What needs nothing but a server.
 BY_DEFAULT = ["ingest", "search", "triggers"]
 
