@@ -192,6 +192,7 @@ create table rag.document_versions (
   chunks        integer     not null default 0,
   chunks_reused integer     not null default 0,
   tokens        integer     not null default 0,
+  restorable    boolean     not null default false,
   error         text,
   started_at    timestamptz not null,
   finished_at   timestamptz not null default now(),
@@ -204,6 +205,7 @@ comment on table  rag.document_versions is 'each time a document was processed';
 comment on column rag.document_versions.state is 'ready: its chunks are searched; failed: nothing was stored; superseded: replaced by a later one';
 comment on column rag.document_versions.fingerprint is 'sha256 over everything the chunks depend on: file, title and pipeline parameters; the same again means no work';
 comment on column rag.document_versions.chunks_reused is 'chunks whose vector was kept because their text had not changed';
+comment on column rag.document_versions.restorable is 'its chunks are kept, and rag.restore_version() can bring them back; retain_versions says for how many';
 comment on column rag.document_versions.tokens is 'tokens embedded, without those of reused chunks';
 
 -- A source like any other, for applications that have no table of their own.
@@ -265,6 +267,28 @@ comment on column rag.document_chunks.page_number is 'page on which the chunk be
 comment on column rag.document_chunks.section is 'headings above the chunk, outermost first';
 comment on column rag.document_chunks.content_hash is 'sha256 of content and embedded text; equal hashes share a vector';
 
+-- Without any index but the key: what is kept to go back to costs a search nothing.
+create table rag._retained_chunks (
+  version_id   bigint  not null,
+  chunk_index  integer not null,
+  content      text    not null,
+  char_count   integer not null,
+  token_count  integer not null,
+  embedding    vector  not null,
+  page_number  integer,
+  section      text,
+  content_hash bytea   not null,
+  primary key (version_id, chunk_index)
+);
+comment on table rag._retained_chunks is 'chunks of superseded versions, for rag.restore_version()';
+
+create table rag._pipeline_fill (
+  pipeline_id integer primary key,
+  source_id   integer not null default 0,
+  document_id bigint  not null default 0
+);
+comment on table rag._pipeline_fill is 'pipelines that workers are still queueing documents for, and how far they are';
+
 ------------------------------------------------------------------------------------------------
 -- Queue
 ------------------------------------------------------------------------------------------------
@@ -286,33 +310,46 @@ create table rag.ingestion_queue (
   source_id   integer     not null,
   document_id bigint      not null,
   pipeline_id integer     not null,
-  operation   text        not null default 'index' constraint known_operation check (operation in ('index')),
+  operation   text        not null default 'index' constraint known_operation check (operation in (
+                'index',     -- by a change
+                'reembed')), -- by rag.reembed(): no vector is kept
   status      text        not null default 'queued'
               constraint known_status check (status in (
-                'queued',    -- by a change, a retry, or a worker's end
-                'running',   -- by rag._claim_jobs()
-                'dead')),    -- by a permanent error or the last attempt
+                'queued',    -- by a change, a failure with attempts left, or a worker's end
+                'running',   -- by rag._claim_jobs() and rag._claim_retry()
+                'dead')),    -- by a permanent error, the last attempt, or rag.cancel()
   priority    smallint    not null default 0,
+  tenant_id   bigint      not null default 0,
   attempts    smallint    not null default 0,
   run_at      timestamptz not null default now(),
   worker_id   integer,
+  failure     text        constraint known_failure check (failure in (
+                'transient',   -- may pass by itself: tried again
+                'permanent',   -- the same document fails again: not tried again
+                'poison',      -- its worker died
+                'cancelled')), -- by rag.cancel()
   stage       text,
   error_code  text,
   error       text,
   error_hint  text,
   created_at  timestamptz not null default now(),
   started_at  timestamptz,
+  failed_at   timestamptz,
   constraint running_has_worker check ((status = 'running') = (worker_id is not null))
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500,
         autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 2000);
 create unique index one_waiting_job on rag.ingestion_queue (source_id, document_id, pipeline_id) where status <> 'running';
 create unique index one_running_job on rag.ingestion_queue (source_id, document_id, pipeline_id) where status = 'running';
-create index claim_order on rag.ingestion_queue (priority desc, run_at, job_id) where status = 'queued';
+create index waiting_first_time on rag.ingestion_queue (priority desc, tenant_id, job_id) where status = 'queued' and attempts = 0;
+create index waiting_again on rag.ingestion_queue (run_at, job_id) where status = 'queued' and attempts > 0;
+create index running_of_worker on rag.ingestion_queue (worker_id) where status = 'running';
 comment on table  rag.ingestion_queue is 'work that is waiting, running or dead; finished jobs are in rag.job_history';
-comment on column rag.ingestion_queue.priority is 'higher first: 0 live changes, -10 existing rows';
+comment on column rag.ingestion_queue.priority is 'higher first: 0 live changes, -10 existing rows and re-embedding; see rag.prioritize()';
+comment on column rag.ingestion_queue.tenant_id is 'whose turn it takes, 0 where there is no tenant: tenants with waiting jobs are served in turn';
 comment on column rag.ingestion_queue.attempts is 'counted and committed before the work, so that a job which kills its worker is counted too';
 comment on column rag.ingestion_queue.run_at is 'not before';
 comment on column rag.ingestion_queue.worker_id is 'the worker that has it; its session holds an advisory lock as proof of life';
+comment on column rag.ingestion_queue.failure is 'what kind of failure the last one was: transient, permanent, poison (its worker died) or cancelled';
 comment on column rag.ingestion_queue.stage is 'where the last attempt failed: read, extract, chunk, embed, store, or worker (it died)';
 
 create table rag.job_history (
@@ -324,11 +361,12 @@ create table rag.job_history (
   outcome     text        not null constraint known_outcome check (outcome in (
                 'done',         -- chunks stored
                 'unchanged',    -- same content and parameters: nothing to do
-                'superseded')), -- the document changed or went away meanwhile
+                'superseded',   -- the document changed or went away meanwhile
+                'discarded')),  -- a dead letter taken away by rag.discard()
   attempts    smallint    not null,
-  worker_id   integer     not null,
+  worker_id   integer,
   created_at  timestamptz not null,
-  started_at  timestamptz not null,
+  started_at  timestamptz,
   finished_at timestamptz not null default now()
 );
 create index on rag.job_history (finished_at);
@@ -341,7 +379,7 @@ create table rag.workers (
   pid            integer     not null,
   started_at     timestamptz not null default now(),
   state          text        not null default 'starting'
-                 constraint known_state check (state in ('starting', 'idle', 'working', 'stopping')),
+                 constraint known_state check (state in ('starting', 'idle', 'working', 'paused', 'short of memory')),
   stop_requested boolean     not null default false,
   documents      integer     not null default 0,
   chunks         integer     not null default 0,
@@ -526,6 +564,8 @@ select pg_catalog.pg_extension_config_dump('rag.uploads', '');
 select pg_catalog.pg_extension_config_dump('rag.uploads_upload_id_seq', '');
 select pg_catalog.pg_extension_config_dump('rag.document_versions', '');
 select pg_catalog.pg_extension_config_dump('rag.document_versions_version_id_seq', '');
+select pg_catalog.pg_extension_config_dump('rag._retained_chunks', '');
+select pg_catalog.pg_extension_config_dump('rag._pipeline_fill', '');
 select pg_catalog.pg_extension_config_dump('rag._chunk_id_seq', '');
 select pg_catalog.pg_extension_config_dump('rag._changes', '');
 select pg_catalog.pg_extension_config_dump('rag._changes_change_id_seq', '');

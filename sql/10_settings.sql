@@ -24,6 +24,14 @@ as $sql$
     ('claim_documents',          'integer',  '16',         1,    1000,      'documents',  false, 'most documents a worker claims at once'),
     ('poll_interval_ms',         'integer',  '250',        10,   60000,     'ms',         false, 'how often an idle worker looks for work'),
     ('worker_lifetime_s',        'integer',  '120',        1,    86400,     's',          false, 'a worker started by pg_cron ends after this long, and pg_cron starts the next'),
+    ('retain_versions',          'integer',  '1',          0,    1000,      'versions',   false, 'superseded versions of a document whose chunks are kept for rag.restore_version()'),
+    ('version_history_days',     'integer',  '90',         0,    36500,     'days',       false, 'how long failed and superseded versions without chunks are listed'),
+    ('workers_paused',           'boolean',  'off',        null, null,      null,         false, 'on: workers take no new documents until it is off again'),
+    ('worker_max_documents',     'integer',  '10000',      0,    1e9,       'documents',  false, 'a worker started by pg_cron ends after so many documents, 0: never'),
+    ('worker_max_memory_bytes',  'integer',  '2147483648', 0,    1e13,      'bytes',      false, 'a worker started by pg_cron ends when it holds more private memory, 0: never'),
+    ('min_available_memory_bytes','integer', '268435456',  0,    1e13,      'bytes',      false, 'workers take no new documents while the machine has less memory available'),
+    ('job_time_limit_s',         'integer',  '3600',       1,    1e6,       's',          false, 'longest that one attempt at a document may take, all stages together'),
+    ('model_idle_s',             'integer',  '60',         0,    86400,     's',          false, 'an idle worker frees the model after this long'),
     ('job_history_days',         'integer',  '30',         0,    36500,     'days',       false, 'how long finished jobs can be looked up'),
     ('query_cache_entries',      'integer',  '10000',      0,    1e7,       'queries',    false, 'most query embeddings kept'),
     ('query_cache_days',         'integer',  '30',         0,    36500,     'days',       false, 'unused query embeddings are dropped after this long'),
@@ -123,7 +131,7 @@ begin
   on conflict on constraint one_value_a_tenant do update
     set value = excluded.value, updated_at = excluded.updated_at, updated_by = excluded.updated_by;
   if set.name = 'document_root' then
-    update rag.ingestion_queue q set run_at = now() where q.status = 'queued' and q.error_code = 'no_document_root';
+    perform rag.retry(error_code => 'no_document_root');
   end if;
   return set.value;
 end

@@ -329,17 +329,18 @@ begin
         set generation = nextval('rag._generation_seq'), status = 'pending', retry_count = 0,
             file_path = excluded.file_path, title = excluded.title, tenant_id = excluded.tenant_id, tags = excluded.tags,
             language = excluded.language, metadata = excluded.metadata, updated_at = now()
-      returning d.document_id, d.file_path, d.source_key, d.xmax = 0 as is_new
+      returning d.document_id, d.tenant_id, d.file_path, d.source_key, d.xmax = 0 as is_new
     ),
     queued as (
-      insert into rag.ingestion_queue as q (source_id, document_id, pipeline_id, priority)
-      select $1, c.document_id, p.pipeline_id, $3
+      insert into rag.ingestion_queue as q (source_id, document_id, pipeline_id, priority, tenant_id)
+      select $1, c.document_id, p.pipeline_id, $3, coalesce(c.tenant_id, 0)
       from changed c, rag.pipelines p
       where p.state in ('active', 'building')
       order by c.document_id
       on conflict (source_id, document_id, pipeline_id) where status <> 'running' do update
         set status = 'queued', attempts = 0, run_at = now(), priority = greatest(q.priority, excluded.priority),
-            stage = null, error_code = null, error = null, error_hint = null
+            tenant_id = excluded.tenant_id,
+            failure = null, stage = null, error_code = null, error = null, error_hint = null, failed_at = null
     ),
     notified as (
       select rag._notify_change(case when c.is_new then 'INSERT' else 'UPDATE' end, c.document_id, c.file_path)
@@ -438,7 +439,12 @@ begin
   select array_agg(g.document_id) into _ids from gone g where (select count(*) from notified) >= 0;
 
   delete from rag.ingestion_queue q where q.source_id = _delete_documents.source_id and q.document_id = any (_ids);
-  delete from rag.document_versions v where v.source_id = _delete_documents.source_id and v.document_id = any (_ids);
+  with gone as (
+    delete from rag.document_versions v
+     where v.source_id = _delete_documents.source_id and v.document_id = any (_ids)
+    returning v.version_id
+  )
+  delete from rag._retained_chunks r where r.version_id in (select g.version_id from gone g);
 
   with gone as (
     delete from rag.document_chunks c

@@ -1,7 +1,23 @@
 -- The life of a job. Each function here is one short transaction of a worker.
 --
+--   queued ──claim, attempts + 1──▶ running ──store──▶ rag.job_history (done, unchanged, superseded)
+--     ▲                                │
+--     ├──failed, attempts left─────────┤   after the delays of retry_delays_s
+--     └──given back, worker died───────┤
+--                                      └──permanent, last attempt──▶ dead ──rag.retry()──▶ queued
+--
 -- A worker's session holds the advisory lock (rag._lock_class(), worker_id) for as long as it lives:
 -- the lock is the proof of life, gone with the session however that ends, so no lease has to expire.
+--
+-- Order. Jobs never tried before wait in lanes, one for each priority and tenant. A worker looks up
+-- where each lane begins (rag._lanes()) and from then on takes from the lanes of the highest priority
+-- in turn, so that a tenant with a million jobs delays nobody else's. It remembers how far it is in
+-- each lane, and so never passes again over the remains of finished jobs, which vacuum cannot remove
+-- while some transaction is open for long. Jobs that were tried before wait by time in one line of
+-- their own and are taken alone, one for every few batches, so that neither line starves the other
+-- and the one that kills workers takes no other with it again.
+--
+-- Everyone locks a document before its jobs.
 
 create or replace function rag._lock_class() returns integer
   language sql immutable
@@ -27,7 +43,7 @@ declare
   _worker_id integer := nextval('rag._worker_id_seq');
 begin
   perform pg_advisory_lock(rag._lock_class(), _worker_id);
-  delete from rag.workers w where not rag._worker_is_alive(w.worker_id);
+  perform rag._free_jobs_of_dead_workers(everyone => true);
   insert into rag.workers (worker_id, pid) values (_worker_id, pg_backend_pid());
   return _worker_id;
 end
@@ -73,44 +89,217 @@ $sql$;
 comment on function rag._retry_delay(integer) is 'how long to wait after so many attempts';
 
 create or replace function rag._record_failure(
-    job rag.ingestion_queue, stage text, code text, message text, hint text, permanent boolean)
+    job rag.ingestion_queue, failure text, stage text, code text, message text, hint text)
   returns text
   language plpgsql
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _dead boolean := permanent or job.attempts >= rag.get('max_attempts')::integer;
+  _dead boolean := failure in ('permanent', 'cancelled') or job.attempts >= rag.get('max_attempts')::integer;
 begin
-  -- In the order of everyone else: the document before its jobs.
+  perform from rag.documents d
+  where d.source_id = job.source_id and d.document_id = job.document_id
+  for no key update;
+
+  if exists (select from rag.ingestion_queue w
+             where (w.source_id, w.document_id, w.pipeline_id) = (job.source_id, job.document_id, job.pipeline_id)
+               and w.status <> 'running' and w.job_id <> job.job_id) then
+    -- The document changed meanwhile: the failure was that of an older state.
+    perform rag._finish_job(job, 'superseded');
+    return 'superseded';
+  end if;
+
   update rag.documents d
      set status = 'failed', retry_count = job.attempts, error_code = code, last_error = message, error_hint = hint, updated_at = now()
     from rag.pipelines p
    where d.source_id = job.source_id and d.document_id = job.document_id
      and p.pipeline_id = job.pipeline_id and p.state = 'active';
-
-  delete from rag.ingestion_queue q
-   where q.job_id = job.job_id
-     and exists (select from rag.ingestion_queue w
-                 where (w.source_id, w.document_id, w.pipeline_id) = (job.source_id, job.document_id, job.pipeline_id)
-                   and w.status <> 'running');
-  if found then
-    -- The document changed meanwhile: the failure was that of an older state.
-    update rag.documents d set status = 'pending'
-    where d.source_id = job.source_id and d.document_id = job.document_id and d.status = 'failed';
-    return 'superseded';
-  end if;
-
   update rag.ingestion_queue q
      set status = case when _dead then 'dead' else 'queued' end,
          run_at = now() + rag._retry_delay(job.attempts),
-         worker_id = null, stage = _record_failure.stage, error_code = code, error = message, error_hint = hint
+         worker_id = null, failure = _record_failure.failure, stage = _record_failure.stage,
+         error_code = code, error = message, error_hint = hint, failed_at = now()
    where q.job_id = job.job_id;
+  if _dead and failure <> 'cancelled' then
+    insert into rag.document_versions
+      (source_id, document_id, pipeline_id, generation, state, error, started_at, duration_ms)
+    select d.source_id, d.document_id, job.pipeline_id, d.generation, 'failed', message,
+           job.started_at, extract(epoch from clock_timestamp() - job.started_at) * 1000
+    from rag.documents d where d.source_id = job.source_id and d.document_id = job.document_id;
+  end if;
   return case when _dead then 'dead' else 'queued' end;
 end
 $plpgsql$;
-comment on function rag._record_failure(rag.ingestion_queue, text, text, text, text, boolean) is 'ends a running job as queued again or dead, with the reason on it and on its document';
+comment on function rag._record_failure(rag.ingestion_queue, text, text, text, text, text) is 'ends a job as queued again or dead, with the reason on it and on its document; returns queued, dead, or superseded where a newer job is waiting';
 
-create or replace function rag._free_jobs_of_dead_workers() returns void
+create or replace function rag._free_jobs_of_dead_workers(everyone boolean default false) returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _dead integer[];
+  _job  rag.ingestion_queue;
+begin
+  -- A restored database has running jobs and no workers at all: whoever starts looks at every job.
+  select array_agg(w.worker_id) into _dead
+  from (select w.worker_id from rag.workers w
+        union
+        select q.worker_id from rag.ingestion_queue q where _free_jobs_of_dead_workers.everyone and q.status = 'running') w
+  where not rag._worker_is_alive(w.worker_id);
+  if _dead is null then
+    return;
+  end if;
+
+  for _job in
+    select q.* from rag.ingestion_queue q
+    where q.status = 'running' and q.worker_id = any (_dead)
+    order by q.source_id, q.document_id
+  loop
+    -- The document before the job; a document that is busy is left for the next look.
+    perform from rag.documents d
+    where d.source_id = _job.source_id and d.document_id = _job.document_id
+    for no key update skip locked;
+    continue when not found;
+    select * into _job from rag.ingestion_queue q
+    where q.job_id = _job.job_id and q.worker_id = any (_dead)
+    for update;
+    continue when not found;
+
+    if _job.attempts > 1 then
+      perform rag._record_failure(_job, 'poison', 'worker', 'worker_died', 'the worker died while it had this document',
+        'It was tried alone, so the document is the likely cause: look into the server''s log at the time.');
+    else
+      -- One of a batch, most likely innocent: no reason to wait before it is tried alone.
+      perform rag._requeue(_job, _job.attempts);
+    end if;
+  end loop;
+  delete from rag.workers w
+   where w.worker_id = any (_dead)
+     and not exists (select from rag.ingestion_queue q where q.status = 'running' and q.worker_id = w.worker_id);
+end
+$plpgsql$;
+comment on function rag._free_jobs_of_dead_workers(boolean) is 'makes jobs of vanished workers claimable again, or dead after their attempts';
+
+create or replace function rag._requeue(job rag.ingestion_queue, attempts integer) returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+begin
+  if exists (select from rag.ingestion_queue w
+             where (w.source_id, w.document_id, w.pipeline_id) = (job.source_id, job.document_id, job.pipeline_id)
+               and w.status <> 'running') then
+    delete from rag.ingestion_queue q where q.job_id = job.job_id;
+  else
+    update rag.ingestion_queue q
+       set status = 'queued', worker_id = null, attempts = _requeue.attempts
+     where q.job_id = job.job_id;
+  end if;
+end
+$plpgsql$;
+comment on function rag._requeue(rag.ingestion_queue, integer) is 'puts a running job back into its line, or lets it go where a newer one waits; its document is locked by the caller';
+
+create or replace function rag._lanes() returns table (priority smallint, tenant_id bigint, job_id bigint)
+  language sql volatile
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  -- From lane to lane by the index, however many jobs are in each.
+  with recursive lanes as (
+    (select q.priority, q.tenant_id, q.job_id
+       from rag.ingestion_queue q
+      where q.status = 'queued' and q.attempts = 0
+      order by q.priority desc, q.tenant_id, q.job_id
+      limit 1)
+    union all
+    select n.priority, n.tenant_id, n.job_id
+      from lanes l
+     cross join lateral (
+       (select q.priority, q.tenant_id, q.job_id
+          from rag.ingestion_queue q
+         where q.status = 'queued' and q.attempts = 0 and q.priority = l.priority and q.tenant_id > l.tenant_id
+         order by q.priority desc, q.tenant_id, q.job_id
+         limit 1)
+       union all
+       (select q.priority, q.tenant_id, q.job_id
+          from rag.ingestion_queue q
+         where q.status = 'queued' and q.attempts = 0 and q.priority < l.priority
+         order by q.priority desc, q.tenant_id, q.job_id
+         limit 1)
+       limit 1
+     ) n
+  )
+  select l.priority, l.tenant_id, l.job_id from lanes l
+$sql$;
+comment on function rag._lanes() is 'where each lane begins: the first waiting job of every priority and tenant that was never tried';
+
+create or replace function rag._claimed_jobs(job_ids bigint[])
+  returns table (job_id bigint, source_id integer, document_id bigint, source_key text, generation bigint, pipeline_id integer,
+                 operation text, attempts smallint, file_path text, title text, language text, tenant_id bigint, has_content boolean)
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  select q.job_id, q.source_id, q.document_id, d.source_key, d.generation, q.pipeline_id, q.operation,
+         q.attempts, d.file_path, d.title, d.language, d.tenant_id, s.content_column is not null
+    from rag.ingestion_queue q
+    join rag.documents d on d.source_id = q.source_id and d.document_id = q.document_id
+    join rag.sources s on s.source_id = q.source_id
+   where q.job_id = any (job_ids)
+   order by q.pipeline_id, q.job_id
+$sql$;
+comment on function rag._claimed_jobs(bigint[]) is 'jobs with what a worker needs to know of their documents';
+
+create or replace function rag._claim_jobs(worker_id integer, priority smallint, tenant_id bigint, from_job bigint, max_jobs integer)
+  returns bigint[]
+  language sql
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  with chosen as (
+    select q.job_id
+      from rag.ingestion_queue q
+     where q.status = 'queued' and q.attempts = 0
+       and q.priority = _claim_jobs.priority and q.tenant_id = _claim_jobs.tenant_id and q.job_id >= _claim_jobs.from_job
+       and not exists (select from rag.ingestion_queue r
+                       where r.status = 'running'
+                         and (r.source_id, r.document_id, r.pipeline_id) = (q.source_id, q.document_id, q.pipeline_id))
+     order by q.priority desc, q.tenant_id, q.job_id
+     limit _claim_jobs.max_jobs
+       for update skip locked
+  ), claimed as (
+    update rag.ingestion_queue q
+       set status = 'running', worker_id = _claim_jobs.worker_id, attempts = 1, started_at = now()
+      from chosen c
+     where q.job_id = c.job_id
+    returning q.job_id
+  )
+  select array_agg(c.job_id order by c.job_id) from claimed c
+$sql$;
+comment on function rag._claim_jobs(integer, smallint, bigint, bigint, integer) is 'gives a worker the next jobs of a lane, with their attempt counted; the caller commits before the work';
+
+create or replace function rag._claim_retry(worker_id integer) returns bigint[]
+  language sql
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  with chosen as (
+    select q.job_id
+      from rag.ingestion_queue q
+     where q.status = 'queued' and q.attempts > 0 and q.run_at <= now()
+       and not exists (select from rag.ingestion_queue r
+                       where r.status = 'running'
+                         and (r.source_id, r.document_id, r.pipeline_id) = (q.source_id, q.document_id, q.pipeline_id))
+     order by q.run_at, q.job_id
+     limit 1
+       for update skip locked
+  ), claimed as (
+    update rag.ingestion_queue q
+       set status = 'running', worker_id = _claim_retry.worker_id, attempts = q.attempts + 1, started_at = now()
+      from chosen c
+     where q.job_id = c.job_id
+    returning q.job_id
+  )
+  select array_agg(c.job_id) from claimed c
+$sql$;
+comment on function rag._claim_retry(integer) is 'gives a worker the one job, tried before, that has been due the longest';
+
+create or replace function rag._give_back_jobs(worker_id integer) returns void
   language plpgsql
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
@@ -118,83 +307,16 @@ declare
   _job rag.ingestion_queue;
 begin
   for _job in
-    select * from rag.ingestion_queue q
-    where q.status = 'running' and not rag._worker_is_alive(q.worker_id)
+    select q.* from rag.ingestion_queue q
+    where q.worker_id = _give_back_jobs.worker_id
     order by q.source_id, q.document_id
-    for update skip locked
   loop
-    if _job.attempts > 1 then
-      perform rag._record_failure(_job, 'worker', 'worker_died', 'the worker died while it had this document',
-        'It was tried alone, so the document is the likely cause: look into the server''s log at the time.', false);
-    else
-      -- One of a batch, most likely innocent: try it at once. With its attempt counted it is claimed
-      -- alone (see rag._claim_jobs), so the one that kills workers takes no other with it again.
-      delete from rag.ingestion_queue q
-       where q.job_id = _job.job_id
-         and exists (select from rag.ingestion_queue w
-                     where (w.source_id, w.document_id, w.pipeline_id) = (_job.source_id, _job.document_id, _job.pipeline_id)
-                       and w.status <> 'running');
-      update rag.ingestion_queue q set status = 'queued', worker_id = null where q.job_id = _job.job_id;
-    end if;
+    perform from rag.documents d
+    where d.source_id = _job.source_id and d.document_id = _job.document_id
+    for no key update;
+    perform rag._requeue(q, q.attempts - 1) from rag.ingestion_queue q
+    where q.job_id = _job.job_id and q.worker_id = _give_back_jobs.worker_id;
   end loop;
-end
-$plpgsql$;
-comment on function rag._free_jobs_of_dead_workers() is 'makes jobs of vanished workers claimable again, or dead after their attempts';
-
-create or replace function rag._claim_jobs(worker_id integer, max_jobs integer)
-  returns table (job_id bigint, source_id integer, document_id bigint, source_key text, generation bigint, pipeline_id integer,
-                 attempts smallint, file_path text, title text, language text, tenant_id bigint, has_content boolean)
-  language plpgsql
-  set search_path = pg_catalog, pg_temp
-as $plpgsql$
-begin
-  perform rag._free_jobs_of_dead_workers();
-  return query
-    with candidates as (
-      select q.job_id, q.attempts, q.priority, q.run_at
-        from rag.ingestion_queue q
-       where q.status = 'queued' and q.run_at <= now()
-         and not exists (select from rag.ingestion_queue r
-                         where r.status = 'running'
-                           and (r.source_id, r.document_id, r.pipeline_id) = (q.source_id, q.document_id, q.pipeline_id))
-       order by q.priority desc, q.run_at, q.job_id
-       limit _claim_jobs.max_jobs
-         for update skip locked
-    ), ordered as (
-      -- A job that was tried before is taken alone: see rag._free_jobs_of_dead_workers().
-      select c.job_id, row_number() over w as position, bool_or(c.attempts > 0) over w as met_retry
-        from candidates c
-      window w as (order by c.priority desc, c.run_at, c.job_id)
-    ), claimed as (
-      update rag.ingestion_queue q
-         set status = 'running', worker_id = _claim_jobs.worker_id, attempts = q.attempts + 1, started_at = now()
-        from ordered o
-       where q.job_id = o.job_id and (o.position = 1 or not o.met_retry)
-      returning q.*
-    )
-    select c.job_id, c.source_id, c.document_id, d.source_key, d.generation, c.pipeline_id,
-           c.attempts, d.file_path, d.title, d.language, d.tenant_id, s.content_column is not null
-      from claimed c
-      join rag.documents d on d.source_id = c.source_id and d.document_id = c.document_id
-      join rag.sources s on s.source_id = c.source_id
-     order by c.pipeline_id, c.job_id;
-end
-$plpgsql$;
-comment on function rag._claim_jobs(integer, integer) is 'gives a worker jobs to do, with their attempt counted; the caller commits before the work';
-
-create or replace function rag._give_back_jobs(worker_id integer) returns void
-  language plpgsql
-  set search_path = pg_catalog, pg_temp
-as $plpgsql$
-begin
-  delete from rag.ingestion_queue q
-   where q.worker_id = _give_back_jobs.worker_id
-     and exists (select from rag.ingestion_queue w
-                 where (w.source_id, w.document_id, w.pipeline_id) = (q.source_id, q.document_id, q.pipeline_id)
-                   and w.status <> 'running');
-  update rag.ingestion_queue q
-     set status = 'queued', worker_id = null, attempts = q.attempts - 1
-   where q.worker_id = _give_back_jobs.worker_id;
 end
 $plpgsql$;
 comment on function rag._give_back_jobs(integer) is 'jobs a worker claimed and did not get to, as if it never had';
@@ -289,7 +411,7 @@ begin
     join rag.pipelines p on p.pipeline_id = q.pipeline_id
     join rag.document_versions v on v.source_id = q.source_id and v.document_id = q.document_id
                                 and v.pipeline_id = q.pipeline_id and v.state = 'ready'
-   where q.job_id = _finish_if_unchanged.job_id
+   where q.job_id = _finish_if_unchanged.job_id and q.operation <> 'reembed'
      and v.fingerprint = rag._fingerprint(_finish_if_unchanged.sha256, d.title, d.language, p);
   if not found then
     return false;
@@ -299,10 +421,15 @@ begin
     return true;
   end if;
 
+  select * into strict _document from rag.documents d where d.source_id = _job.source_id and d.document_id = _job.document_id;
   update rag.documents d
      set status = 'completed', error_code = null, last_error = null, error_hint = null, processed_at = now()
+    from rag.pipelines p
    where d.source_id = _job.source_id and d.document_id = _job.document_id
-  returning * into _document;
+     and p.pipeline_id = _job.pipeline_id and p.state = 'active';
+  update rag.document_versions v
+     set generation = _document.generation
+   where v.source_id = _job.source_id and v.document_id = _job.document_id and v.pipeline_id = _job.pipeline_id and v.state = 'ready';
   update rag.document_chunks c
      set tags = _document.tags, tenant_id = _document.tenant_id, updated_at = now()
    where c.pipeline_id = _job.pipeline_id and c.source_id = _job.source_id and c.document_id = _job.document_id
@@ -320,9 +447,38 @@ as $sql$
   select c.content_hash
   from rag.ingestion_queue q
   join rag.document_chunks c on c.pipeline_id = q.pipeline_id and c.source_id = q.source_id and c.document_id = q.document_id
-  where q.job_id = _stored_hashes.job_id
+  where q.job_id = _stored_hashes.job_id and q.operation <> 'reembed'
 $sql$;
 comment on function rag._stored_hashes(bigint) is 'hashes of the chunks a job''s document has now, whose vectors can be kept';
+
+create or replace function rag._same_cut(job_id bigint)
+  returns table (content text, page_number integer, section text, title text, sha256 text, size bigint, mime_type text, extracted json)
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  with cut as (
+    select v.source_id, v.document_id, v.pipeline_id, d.title, d.sha256, d.file_size, d.mime_type, d.extracted
+    from rag.ingestion_queue q
+    join rag.pipelines wanted on wanted.pipeline_id = q.pipeline_id
+    join rag.documents d on d.source_id = q.source_id and d.document_id = q.document_id
+    join rag.pipelines p on p.pipeline_id <> wanted.pipeline_id
+     and (p.chunk_strategy, p.chunk_size, p.chunk_overlap, p.chunk_unit)
+       = (wanted.chunk_strategy, wanted.chunk_size, wanted.chunk_overlap, wanted.chunk_unit)
+     -- Lengths in tokens are those of a model; a template takes room from the content.
+     and (p.chunk_unit = 'characters' or p.model = wanted.model)
+    -- Of this generation: what another pipeline took from the very state that the job is for.
+    join rag.document_versions v on v.source_id = d.source_id and v.document_id = d.document_id
+     and v.pipeline_id = p.pipeline_id and v.state = 'ready' and v.generation = d.generation and v.sha256 = d.sha256
+    where q.job_id = _same_cut.job_id and q.operation <> 'reembed'
+    order by p.state <> 'active', p.pipeline_id
+    limit 1
+  )
+  select c.content, c.page_number, c.section, coalesce(t.title, t.extracted ->> 'title'), encode(t.sha256, 'hex'), t.file_size, t.mime_type, t.extracted::json
+  from cut t
+  join rag.document_chunks c on c.source_id = t.source_id and c.document_id = t.document_id and c.pipeline_id = t.pipeline_id
+  order by c.chunk_index
+$sql$;
+comment on function rag._same_cut(bigint) is 'the passages of a job''s document as another pipeline of the same chunking has them, so that its file need not be read again; none where there are none';
 
 create or replace function rag._to_vector(literal text) returns vector
   language plpgsql immutable parallel safe
@@ -361,6 +517,7 @@ begin
   select s.average_length into strict _average from rag._pipeline_statistics s where s.pipeline_id = _job.pipeline_id;
   _language := rag._language_code(coalesce(_document.language, _store_document.document #>> '{extracted,language}'));
   _config := rag._text_search_config(_language, _pipeline.text_search_config);
+  perform rag._retire_version(_job.source_id, _job.document_id, _job.pipeline_id);
 
   with incoming as materialized (
     select i.*, decode(i.hash, 'hex') as content_hash
@@ -380,6 +537,7 @@ begin
               and o.page_number is not distinct from i.page_number and o.section is not distinct from i.section
     where o.tags is not distinct from _document.tags and o.tenant_id is not distinct from _document.tenant_id
       and o.language is not distinct from _language and o.text_search_config = _config
+      and i.embedding is null
   ), removed as (
     delete from rag.document_chunks c
      where c.pipeline_id = _job.pipeline_id and c.source_id = _job.source_id and c.document_id = _job.document_id
@@ -411,9 +569,6 @@ begin
     into _total, _reused, _tokens
     from incoming i;
 
-  update rag.document_versions v
-     set state = 'superseded'
-   where v.source_id = _job.source_id and v.document_id = _job.document_id and v.pipeline_id = _job.pipeline_id and v.state = 'ready';
   insert into rag.document_versions
     (source_id, document_id, pipeline_id, generation, state, sha256, fingerprint, chunks, chunks_reused, tokens, started_at, duration_ms)
   values (_job.source_id, _job.document_id, _job.pipeline_id, _store_document.generation, 'ready', _sha256,
@@ -422,11 +577,15 @@ begin
   update rag.documents d
      set status       = case when _pipeline.state = 'active' then 'completed' else d.status end,
          chunks       = case when _pipeline.state = 'active' then _total else d.chunks end,
+         error_code   = case when _pipeline.state = 'active' then null else d.error_code end,
+         last_error   = case when _pipeline.state = 'active' then null else d.last_error end,
+         error_hint   = case when _pipeline.state = 'active' then null else d.error_hint end,
+         started_at   = case when _pipeline.state = 'active' then _job.started_at else d.started_at end,
+         processed_at = case when _pipeline.state = 'active' then now() else d.processed_at end,
          sha256       = _sha256,
          file_size    = (_store_document.document ->> 'size')::bigint,
          mime_type    = _store_document.document ->> 'mime_type',
-         extracted    = (_store_document.document -> 'extracted')::jsonb,
-         error_code   = null, last_error = null, error_hint = null, started_at = _job.started_at, processed_at = now()
+         extracted    = (_store_document.document -> 'extracted')::jsonb
    where d.source_id = _job.source_id and d.document_id = _job.document_id;
   perform rag._finish_job(_job, 'done');
   return 'done';
@@ -435,26 +594,18 @@ $plpgsql$;
 comment on function rag._store_document(bigint, integer, bigint, json, json) is 'swaps in the chunks of a job''s document and ends the job, in one transaction; returns done, or superseded where the document changed meanwhile and nothing was stored';
 
 create or replace function rag._fail_job(
-    job_id bigint, worker_id integer, generation bigint, stage text, code text, message text, hint text, permanent boolean)
+    job_id bigint, worker_id integer, generation bigint, failure text, stage text, code text, message text, hint text)
   returns text
   language plpgsql
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _job     rag.ingestion_queue := rag._fenced_job(_fail_job.job_id, _fail_job.worker_id, _fail_job.generation);
-  _outcome text;
+  _job rag.ingestion_queue := rag._fenced_job(_fail_job.job_id, _fail_job.worker_id, _fail_job.generation);
 begin
   if _job.job_id is null then
     return 'superseded';
   end if;
-  _outcome := rag._record_failure(_job, _fail_job.stage, _fail_job.code, _fail_job.message, _fail_job.hint, _fail_job.permanent);
-  if _outcome = 'dead' then
-    insert into rag.document_versions
-      (source_id, document_id, pipeline_id, generation, state, error, started_at, duration_ms)
-    values (_job.source_id, _job.document_id, _job.pipeline_id, _fail_job.generation, 'failed', _fail_job.message,
-            _job.started_at, extract(epoch from clock_timestamp() - _job.started_at) * 1000);
-  end if;
-  return _outcome;
+  return rag._record_failure(_job, _fail_job.failure, _fail_job.stage, _fail_job.code, _fail_job.message, _fail_job.hint);
 end
 $plpgsql$;
-comment on function rag._fail_job(bigint, integer, bigint, text, text, text, text, boolean) is 'records the failure of a job in a transaction of its own; returns queued (it is tried again), dead or superseded';
+comment on function rag._fail_job(bigint, integer, bigint, text, text, text, text, text) is 'records the failure of a job in a transaction of its own; returns queued (it is tried again), dead or superseded';

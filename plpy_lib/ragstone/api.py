@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import getpass
 import os
 from pathlib import Path
@@ -26,6 +27,12 @@ def embedder(model: Model) -> Embedder:
     if path not in _embedders:
         _embedders[path] = Embedder.load(path)
     return _embedders[path]
+
+
+def forget_models() -> None:
+    """Free the models' memory; the next use loads them again."""
+    _embedders.clear()
+    gc.collect()
 
 
 def check_folder(path: str) -> str | None:

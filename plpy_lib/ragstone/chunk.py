@@ -68,6 +68,15 @@ class Chunk:
     section: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """What is stored of a chunk that does not depend on the model."""
+
+    content: str
+    page_number: int | None
+    section: str | None
+
+
 class Tokenizer(Protocol):
     """What this module needs of `tokens.Tokenizer`."""
 
@@ -234,6 +243,30 @@ def _fit(
                 continue
         block = passage.stretch.block_at(start)
         yield Chunk(content, embed_text, len(content), tokens, block.page, block.section)
+
+
+def keep_cut(
+    passages: Sequence[Passage], spec: ChunkSpec, tokenizer: Tokenizer, title: str | None
+) -> list[Chunk] | None:
+    """Chunks from passages that are cut already; None where the model would not take one whole."""
+    chunks = []
+    for passage in passages:
+        render = _renderer(spec, tokenizer, title, passage.section)
+        embed_text = render(passage.content)
+        tokens = tokenizer.count(embed_text)
+        if tokens > spec.max_tokens:
+            return None
+        chunks.append(
+            Chunk(
+                passage.content,
+                embed_text,
+                len(passage.content),
+                tokens,
+                passage.page_number,
+                passage.section,
+            )
+        )
+    return chunks
 
 
 def _located(pieces: list[str], content: str, start: int) -> Iterator[tuple[int, str]]:

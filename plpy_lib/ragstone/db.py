@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from ragstone.chunk import ChunkSpec
+from ragstone.chunk import ChunkSpec, Passage
 from ragstone.errors import DocumentError
+from ragstone.turns import Lane
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Job:
     source_key: str
     generation: int
     pipeline_id: int
+    operation: str
     attempts: int
     file_path: str | None
     title: str | None
@@ -79,6 +81,15 @@ class StoredChunk:
     section: str | None
     hash: str
     embedding: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A document as another pipeline has cut it."""
+
+    document: StoredDocument
+    title: str | None
+    passages: Sequence[Passage]
 
 
 class Database:
@@ -135,8 +146,11 @@ class Database:
 
     def is_interrupt(self, error: Exception) -> bool:
         """Whether an error is the server's wish to stop (class 57), which no code may swallow."""
-        sqlstate = getattr(error, "sqlstate", None) or ""
-        return isinstance(error, self.database_errors) and sqlstate.startswith("57")
+        return self.sqlstate(error).startswith("57")
+
+    def sqlstate(self, error: Exception) -> str:
+        """The SQLSTATE of an error of the server, empty for any other."""
+        return (isinstance(error, self.database_errors) and getattr(error, "sqlstate", None)) or ""
 
     def seconds(self, interval: str) -> float:
         return float(self._value("extract(epoch from $1)", ["interval"], interval))
@@ -203,10 +217,33 @@ class Database:
     def refresh_statistics(self) -> None:
         self._rows("select rag._refresh_statistics()")
 
-    def claim(self, worker_id: int, max_jobs: int) -> list[Job]:
-        rows = self._rows(
-            "select * from rag._claim_jobs($1, $2)", ["int4", "int4"], worker_id, max_jobs
+    def fill_pipelines(self) -> bool:
+        return self._value("rag._fill_pipelines()")
+
+    def lanes(self) -> list[Lane]:
+        """Where jobs wait; jobs of dead workers are freed first."""
+        self._rows("select rag._free_jobs_of_dead_workers()")
+        return [Lane(**row) for row in self._rows("select * from rag._lanes()")]
+
+    def take(self, worker_id: int, lane: Lane, max_jobs: int) -> list[int]:
+        return (
+            self._value(
+                "rag._claim_jobs($1, $2, $3, $4, $5)",
+                ["int4", "int2", "int8", "int8", "int4"],
+                worker_id,
+                lane.priority,
+                lane.tenant_id,
+                lane.job_id,
+                max_jobs,
+            )
+            or []
         )
+
+    def take_retry(self, worker_id: int) -> list[int]:
+        return self._value("rag._claim_retry($1)", ["int4"], worker_id) or []
+
+    def jobs(self, job_ids: Sequence[int]) -> list[Job]:
+        rows = self._rows("select * from rag._claimed_jobs($1)", ["int8[]"], list(job_ids))
         return [Job(**row) for row in rows]
 
     def give_back(self, worker_id: int) -> None:
@@ -235,6 +272,21 @@ class Database:
             "rag._quota_problem($1, $2, $3)", ["int8", "int8", "int4"], job.job_id, size, chunks
         )
 
+    def same_cut(self, job: Job) -> Cut | None:
+        """The document as another pipeline with the same chunking has it, if there is one."""
+        rows = self._rows("select * from rag._same_cut($1)", ["int8"], job.job_id)
+        if not rows:
+            return None
+        first = rows[0]
+        document = StoredDocument(
+            sha256=first["sha256"],
+            size=first["size"],
+            mime_type=first["mime_type"],
+            extracted=json.loads(first["extracted"]),
+        )
+        passages = [Passage(r["content"], r["page_number"], r["section"]) for r in rows]
+        return Cut(document, first["title"], passages)
+
     def stored_hashes(self, job: Job) -> set[str]:
         rows = self._rows(
             "select pg_catalog.encode(h, 'hex') as hash from rag._stored_hashes($1) h",
@@ -260,13 +312,13 @@ class Database:
         message = error.message if not error.detail else f"{error.message}. {error.detail}"
         return self._value(
             "rag._fail_job($1, $2, $3, $4, $5, $6, $7, $8)",
-            ["int8", "int4", "int8", "text", "text", "text", "text", "bool"],
+            ["int8", "int4", "int8", "text", "text", "text", "text", "text"],
             job.job_id,
             worker_id,
             job.generation,
+            "permanent" if error.permanent else "transient",
             error.stage,
             error.code,
             message,
             error.hint,
-            error.permanent,
         )

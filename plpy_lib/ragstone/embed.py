@@ -122,6 +122,10 @@ class Embedder:
             prepacked=is_prepacked,
         )
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._tokenizer
+
     def count_tokens(self, text: str) -> int:
         """Number of tokens, special tokens included, however long the text is."""
         return self._tokenizer.count(text)

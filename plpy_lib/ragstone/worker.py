@@ -8,9 +8,10 @@ embedded together; each is stored in a transaction of its own.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import chain
@@ -18,14 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from ragstone import api
-from ragstone.chunk import Chunk
+from ragstone.chunk import Chunk, keep_cut
 from ragstone.db import Database, Job, Pipeline, StoredChunk, StoredDocument
 from ragstone.embed import vector_literal
 from ragstone.errors import DocumentError
 from ragstone.extract.model import Limits
 from ragstone.files import Snapshot, open_beneath, snapshot
+from ragstone.memory import available_bytes, private_bytes
 from ragstone.protocol import Extraction, ExtractRequest
 from ragstone.sandbox import Sandbox
+from ragstone.turns import Turns
 
 EMBED_TOGETHER_TOKENS = 2048
 """Small documents are embedded together up to this: enough to fill a few runs of the model."""
@@ -45,29 +48,44 @@ def drain(plpy: Any, run_for: str, max_documents: int | None) -> None:
             detail="It commits after every document.",
             hint="Call it outside of begin … commit, and not from a function.",
         )
-    worker = Worker(db, worker_id)
+    worker = Worker(db, worker_id, recycles=db.seconds(run_for) > 0)
     try:
         worker.run(deadline, max_documents)
     finally:
         worker.close()
 
 
-@dataclass(slots=True)
-class Extracted:
-    """A document between the child and the model."""
+@dataclass(frozen=True, slots=True)
+class Passages:
+    """A document as chunks, before the model has seen them."""
+
+    document: StoredDocument
+    chunks: Sequence[Chunk]
+
+
+@dataclass(frozen=True, slots=True)
+class InChild:
+    """A document whose answer the child owes."""
 
     job: Job
     source: Snapshot
-    extraction: Extraction
+    deadline: float
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A document between the child and the model."""
+
+    job: Job
+    passages: Passages
     hashes: list[str]
     is_stored: list[bool]
+    deadline: float
 
     @property
     def new_chunks(self) -> list[Chunk]:
         return [
-            c
-            for c, stored in zip(self.extraction.chunks, self.is_stored, strict=True)
-            if not stored
+            c for c, stored in zip(self.passages.chunks, self.is_stored, strict=True) if not stored
         ]
 
 
@@ -86,30 +104,63 @@ class Worker:
 
     db: Database
     worker_id: int
+    recycles: bool = False
     _tally: Tally = field(default_factory=Tally)
     _pipelines: dict[int, Pipeline] = field(default_factory=dict)
     _settings: dict[int | None, dict[str, str | None]] = field(default_factory=dict)
     _sandbox: Sandbox = field(default_factory=Sandbox)
+    _done: int = 0
+    _last_work: float = field(default_factory=time.monotonic)
+    _short_of_memory: bool = False
+
+    def __post_init__(self) -> None:
+        self._turns = Turns(
+            look=self._committed(self.db.lanes),
+            take=self._committed(lambda lane, most: self.db.take(self.worker_id, lane, most)),
+            take_retry=self._committed(lambda: self.db.take_retry(self.worker_id)),
+        )
 
     def run(self, deadline: float, max_documents: int | None) -> None:
         """Work until queue and time are used up, until stopped, or until the maximum."""
         left = max_documents
+        state = "working"
         while left is None or left > 0:
-            if self._report("working"):
+            if self._report(state):
                 return
             self._forget_configuration()
+            if held := self._held_back():
+                state = held
+                if not self._pause(deadline):
+                    return
+                continue
             self.db.expand_changes(min_priority=0)
             self.db.commit()
             limit = self._integer("claim_documents")
-            jobs = self.db.claim(self.worker_id, limit if left is None else min(limit, left))
-            self.db.commit()
+            jobs = self._claim(limit if left is None else min(limit, left))
             if jobs:
+                state = "working"
                 self._process(jobs)
+                self._done += len(jobs)
+                self._last_work = time.monotonic()
                 left = None if left is None else left - len(jobs)
                 self.db.refresh_statistics()
                 self.db.commit()
-            elif not self._expand_backlog() and not self._wait(deadline):
-                return
+                if self._is_spent():
+                    return
+            elif not self._expand_backlog():
+                state = "idle"
+                self.db.refresh_statistics()
+                self.db.commit()
+                if time.monotonic() >= deadline:
+                    # The last word: nothing has come since, not even behind what was seen.
+                    self._turns.look()
+                    if not (jobs := self._claim(1)):
+                        return
+                    self._process(jobs)
+                    left = None if left is None else left - len(jobs)
+                else:
+                    self._free_model_when_idle()
+                    self._pause(deadline)
 
     def close(self) -> None:
         """Leave nothing behind: no child, no claimed job, no entry among the workers."""
@@ -120,6 +171,22 @@ class Worker:
         self.db.commit()
 
     # The loop
+
+    def _committed(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def committed(*args: Any) -> Any:
+            result = call(*args)
+            self.db.commit()
+            return result
+
+        return committed
+
+    def _claim(self, max_jobs: int) -> list[Job]:
+        job_ids = self._turns.claim(max_jobs)
+        if not job_ids:
+            return []
+        jobs = self.db.jobs(job_ids)
+        self.db.commit()
+        return jobs
 
     def _report(self, state: str) -> bool:
         tally, self._tally = self._tally, Tally()
@@ -141,16 +208,49 @@ class Worker:
     def _integer(self, name: str, tenant_id: int | None = None) -> int:
         return int(self._setting(name, tenant_id) or 0)
 
+    def _held_back(self) -> str | None:
+        """The state of a worker that shall not take documents now, None where it may."""
+        if self._setting("workers_paused") == "on":
+            return "paused"
+        available = available_bytes()
+        limit = self._integer("min_available_memory_bytes")
+        if available is None or available >= limit:
+            self._short_of_memory = False
+            return None
+        if not self._short_of_memory:
+            self._short_of_memory = True
+            self.db.warning(
+                f"work is put off: the machine has {available >> 20} MB of memory available",
+                detail=f"Workers wait until it has {limit >> 20} MB.",
+                hint="The limit: select rag.set('min_available_memory_bytes', …);",
+            )
+        return "short of memory"
+
+    def _is_spent(self) -> bool:
+        """Whether a worker that pg_cron will replace has done its part."""
+        if not self.recycles:
+            return False
+        most = self._integer("worker_max_documents")
+        memory = self._integer("worker_max_memory_bytes")
+        return 0 < most <= self._done or 0 < memory < private_bytes()
+
     def _expand_backlog(self) -> bool:
+        """Turn what is still only noted into jobs; False where there is nothing."""
         expanded = self.db.expand_changes(min_priority=-32768) > 0
         self.db.commit()
-        return expanded
-
-    def _wait(self, deadline: float) -> bool:
-        """Sleep until the next look at the queue; False where there is no time left for one."""
-        self.db.refresh_statistics()
+        filled = self.db.fill_pipelines()
         self.db.commit()
-        if time.monotonic() >= deadline or self._report("idle"):
+        return expanded or filled
+
+    def _free_model_when_idle(self) -> None:
+        if time.monotonic() - self._last_work > self._integer("model_idle_s"):
+            api.forget_models()
+            self._sandbox.close()
+            self._last_work = math.inf
+
+    def _pause(self, deadline: float) -> bool:
+        """Sleep until the next look at the queue; False where there is no time left for one."""
+        if time.monotonic() >= deadline:
             return False
         self.db.sleep(self._integer("poll_interval_ms"))
         self.db.commit()
@@ -159,8 +259,8 @@ class Worker:
     # A batch
 
     def _process(self, jobs: Sequence[Job]) -> None:
-        group: list[Extracted] = []
-        for document in self._extractions(jobs):
+        group: list[Prepared] = []
+        for document in self._prepare(jobs):
             if group and group[0].job.pipeline_id != document.job.pipeline_id:
                 self._embed_and_store(group)
                 group = []
@@ -171,22 +271,28 @@ class Worker:
         if group:
             self._embed_and_store(group)
 
-    def _extractions(self, jobs: Iterable[Job]) -> Iterator[Extracted]:
-        """What the child makes of the jobs' documents, one document ahead of the consumer."""
-        in_child: tuple[Job, Snapshot] | None = None
+    def _prepare(self, jobs: Iterable[Job]) -> Iterator[Prepared]:
+        """The jobs' documents as chunks; the child is one document ahead of the consumer."""
+        in_child: InChild | None = None
         for job in chain(jobs, [None]):
-            done = (
-                self._attempt(in_child[0], "extract", self._collect, *in_child)
+            collected = (
+                self._attempt(in_child.job, "extract", self._collect, in_child)
                 if in_child
                 else None
             )
-            in_child = self._attempt(job, "read", self._submit, job) if job else None
-            if done is not None:
-                yield done
+            submitted = self._attempt(job, "read", self._submit, job) if job else None
+            in_child = submitted if isinstance(submitted, InChild) else None
+            if collected is not None:
+                yield collected
+            if isinstance(submitted, Prepared):
+                yield submitted
 
-    def _submit(self, job: Job) -> tuple[Job, Snapshot] | None:
-        """Read the document and hand it to the child; None where it has its chunks already."""
+    def _submit(self, job: Job) -> InChild | Prepared | None:
+        """Read the document and hand it to the child, or do without; None where it is done."""
+        deadline = time.monotonic() + self._integer("job_time_limit_s")
         pipeline = self._pipeline(job)
+        if passages := self._same_cut(job, pipeline):
+            return self._compare(job, passages, deadline)
         with self._read(job) as source:
             unchanged = self.db.finish_if_unchanged(self.worker_id, job, source.sha256)
             self.db.commit()
@@ -195,7 +301,36 @@ class Worker:
                 return None
             self._check_quotas(job, source.size)
             self._sandbox.submit(self._request(job, pipeline), source.fd)
-            return job, source
+            return InChild(job, source, deadline)
+
+    def _same_cut(self, job: Job, pipeline: Pipeline) -> Passages | None:
+        """The document as another pipeline has cut it, where that serves here too."""
+        cut = self.db.same_cut(job)
+        self.db.commit()
+        if cut is None:
+            return None
+        tokenizer = api.embedder(pipeline.model).tokenizer
+        chunks = keep_cut(cut.passages, pipeline.chunk_spec, tokenizer, cut.title)
+        return None if chunks is None else Passages(cut.document, chunks)
+
+    def _collect(self, waiting: InChild) -> Prepared:
+        job, extraction = waiting.job, self._sandbox.result(self._check)
+        self._check_type(job, extraction.mime_type)
+        self._check_quotas(job, waiting.source.size, len(extraction.chunks))
+        document = StoredDocument(
+            sha256=waiting.source.sha256,
+            size=waiting.source.size,
+            mime_type=extraction.mime_type,
+            extracted=properties(extraction),
+        )
+        return self._compare(job, Passages(document, extraction.chunks), waiting.deadline)
+
+    def _compare(self, job: Job, passages: Passages, deadline: float) -> Prepared:
+        """Find the chunks that the document has already."""
+        hashes = [chunk_hash(chunk) for chunk in passages.chunks]
+        stored = self.db.stored_hashes(job)
+        self.db.commit()
+        return Prepared(job, passages, hashes, [h in stored for h in hashes], deadline)
 
     def _request(self, job: Job, pipeline: Pipeline) -> ExtractRequest:
         return ExtractRequest(
@@ -242,25 +377,46 @@ class Worker:
         finally:
             os.close(fd)
 
-    def _collect(self, job: Job, source: Snapshot) -> Extracted:
-        extraction = self._sandbox.result(self._check)
-        self._check_type(job, extraction.mime_type)
-        self._check_quotas(job, source.size, len(extraction.chunks))
-        hashes = [chunk_hash(chunk) for chunk in extraction.chunks]
-        stored = self.db.stored_hashes(job)
-        self.db.commit()
-        return Extracted(job, source, extraction, hashes, [h in stored for h in hashes])
+    def _embed_and_store(self, group: Sequence[Prepared]) -> None:
+        if len(group) == 1:
+            literals = self._attempt(group[0].job, "embed", self._embed, group)
+        else:
+            try:
+                literals = self._embed(group)
+            except Exception as error:
+                if self.db.is_interrupt(error):
+                    raise
+                # One of them, or the model: each by itself shows which.
+                self.db.rollback()
+                for document in group:
+                    self._embed_and_store([document])
+                return
+        if literals is not None:
+            for document, its_literals in zip(group, literals, strict=True):
+                self._attempt(document.job, "store", self._store, document, its_literals)
 
-    def _embed_and_store(self, group: Sequence[Extracted]) -> None:
+    def _embed(self, group: Sequence[Prepared]) -> list[list[str]]:
+        """The vectors of the documents' new chunks, in text form."""
+        deadline = min(document.deadline for document in group)
+
+        def check() -> None:
+            self._check()
+            if time.monotonic() > deadline:
+                raise DocumentError(
+                    "time_limit",
+                    "the document takes longer than allowed",
+                    detail=f"The limit is {self._integer('job_time_limit_s')} s for all stages.",
+                    hint="Split it, or: select rag.set('job_time_limit_s', …);",
+                    stage="embed",
+                )
+
         pipeline = self._pipeline(group[0].job)
         texts = [chunk.embed_text for document in group for chunk in document.new_chunks]
-        vectors = iter(api.embedder(pipeline.model).embed(texts, check=self._check))
-        for document in group:
-            literals = [vector_literal(next(vectors)) for _ in document.new_chunks]
-            self._attempt(document.job, "store", self._store, document, literals)
+        vectors = iter(api.embedder(pipeline.model).embed(texts, check=check) if texts else ())
+        return [[vector_literal(next(vectors)) for _ in d.new_chunks] for d in group]
 
-    def _store(self, document: Extracted, literals: Sequence[str]) -> None:
-        extraction, embeddings = document.extraction, iter(literals)
+    def _store(self, document: Prepared, literals: Sequence[str]) -> None:
+        passages, embeddings = document.passages, iter(literals)
         chunks = [
             StoredChunk(
                 chunk_index=index,
@@ -273,16 +429,10 @@ class Worker:
                 embedding=None if stored else next(embeddings),
             )
             for index, (chunk, hash_, stored) in enumerate(
-                zip(extraction.chunks, document.hashes, document.is_stored, strict=True)
+                zip(passages.chunks, document.hashes, document.is_stored, strict=True)
             )
         ]
-        stored_document = StoredDocument(
-            sha256=document.source.sha256,
-            size=document.source.size,
-            mime_type=extraction.mime_type,
-            extracted=properties(extraction),
-        )
-        self.db.store(self.worker_id, document.job, stored_document, chunks)
+        self.db.store(self.worker_id, document.job, passages.document, chunks)
         self.db.commit()
         self._tally.documents += 1
         self._tally.chunks += len(chunks)
@@ -300,7 +450,7 @@ class Worker:
             if self.db.is_interrupt(error):
                 raise
             failure = DocumentError(
-                "internal_error",
+                self.db.sqlstate(error) or "internal_error",
                 f"{type(error).__name__}: {error}",
                 permanent=False,
                 stage=stage,

@@ -1,0 +1,97 @@
+"""Whose turn it is: the order in which a worker takes jobs. See the top of sql/50_queue.sql."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+RETRY_EVERY = 4
+"""One claim in so many goes to a job that was tried before, if one is due."""
+
+LOOK_SHARE = 20
+"""Looking up where the lanes begin may take one part in so many of a worker's time."""
+
+
+@dataclass(slots=True)
+class Lane:
+    """Jobs of one priority and tenant that were never tried; those before `job_id` were seen."""
+
+    priority: int
+    tenant_id: int
+    job_id: int
+
+
+class Turns:
+    """The lanes as far as this worker knows them.
+
+    `look` finds the lanes, `take` claims up to a number of jobs of one, `take_retry` a job that was
+    tried before; all return at once, with nothing where there is nothing.
+    """
+
+    def __init__(
+        self,
+        look: Callable[[], Sequence[Lane]],
+        take: Callable[[Lane, int], Sequence[int]],
+        take_retry: Callable[[], Sequence[int]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._look = look
+        self._take = take
+        self._take_retry = take_retry
+        self._clock = clock
+        self._lanes: dict[tuple[int, int], Lane] = {}
+        self._last: dict[int, int] = {}
+        self._next_look = 0.0
+        self._claims = 0
+
+    def claim(self, max_jobs: int) -> list[int]:
+        """Up to so many jobs, or one that was tried before."""
+        self._claims += 1
+        if self._claims % RETRY_EVERY == 0 and (retry := self._take_retry()):
+            return list(retry)
+        if self._clock() >= self._next_look:
+            self.look()
+        return self._from_lanes(max_jobs) or list(self._take_retry())
+
+    def look(self) -> None:
+        """Find the lanes anew.
+
+        It passes over what finished jobs have left in the index, which grows for as long as some
+        transaction keeps vacuum from removing it; so the more it takes, the less often it is done.
+        """
+        started = self._clock()
+        for lane in self._look():
+            self._lanes[lane.priority, lane.tenant_id] = lane
+        now = self._clock()
+        self._next_look = now + LOOK_SHARE * (now - started)
+
+    def _from_lanes(self, max_jobs: int) -> list[int]:
+        jobs: list[int] = []
+        for priority in sorted({priority for priority, _ in self._lanes}, reverse=True):
+            jobs += self._from_priority(priority, max_jobs - len(jobs))
+            if len(jobs) >= max_jobs:
+                break
+        return jobs
+
+    def _from_priority(self, priority: int, max_jobs: int) -> list[int]:
+        """In turn, beginning with the tenant after the one that was served last."""
+        last = self._last.get(priority)
+        lanes = sorted(
+            (lane for lane in self._lanes.values() if lane.priority == priority),
+            key=lambda lane: (last is not None and lane.tenant_id <= last, lane.tenant_id),
+        )
+        jobs: list[int] = []
+        while lanes and len(jobs) < max_jobs:
+            share = max(1, (max_jobs - len(jobs)) // len(lanes))
+            for lane in list(lanes):
+                taken = self._take(lane, min(share, max_jobs - len(jobs)))
+                if taken:
+                    lane.job_id = max(taken) + 1
+                    self._last[priority] = lane.tenant_id
+                    jobs += taken
+                else:
+                    lanes.remove(lane)
+                if len(jobs) >= max_jobs:
+                    break
+        return jobs

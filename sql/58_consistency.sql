@@ -1,0 +1,111 @@
+-- What must hold whenever nobody is in the middle of anything, as a query that anybody can run.
+
+create or replace function rag.check_consistency()
+  returns table (problem text, source text, document_id bigint, pipeline text, detail text)
+  language plpgsql volatile
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _source rag.sources;
+begin
+  -- One snapshot for all: a worker may be storing between two statements.
+  return query
+  with live as (
+    select p.pipeline_id, p.name, p.state from rag.pipelines p where p.state in ('active', 'building')
+  ), stored as (
+    select c.pipeline_id, c.source_id, c.document_id, count(*) as chunks, min(c.chunk_index) as first, max(c.chunk_index) as last,
+           count(distinct c.chunk_index) as places, count(distinct (c.tenant_id, c.tags)) as labels, min(c.tenant_id) as tenant_id
+    from rag.document_chunks c group by 1, 2, 3
+  ), ready as (
+    select v.* from rag.document_versions v where v.state = 'ready'
+  ), found as (
+    select 'chunks of no document' as problem, s.source_id, s.document_id, s.pipeline_id, format('%s chunks', s.chunks) as detail
+      from stored s
+     where not exists (select from rag.documents d where d.source_id = s.source_id and d.document_id = s.document_id)
+    union all
+    select 'chunks of no version', s.source_id, s.document_id, s.pipeline_id, format('%s chunks', s.chunks)
+      from stored s
+     where not exists (select from ready r where (r.source_id, r.document_id, r.pipeline_id) = (s.source_id, s.document_id, s.pipeline_id))
+    union all
+    select 'chunks not those of the version', r.source_id, r.document_id, r.pipeline_id,
+           format('version %s has %s chunks, stored are %s, from %s to %s', r.version_id, r.chunks, coalesce(s.chunks, 0), s.first, s.last)
+      from ready r
+      left join stored s on (r.source_id, r.document_id, r.pipeline_id) = (s.source_id, s.document_id, s.pipeline_id)
+     where coalesce(s.chunks, 0) <> r.chunks or s.first <> 0 or s.last <> s.chunks - 1 or s.places <> s.chunks
+    union all
+    select 'chunks with other labels than the document', s.source_id, s.document_id, s.pipeline_id,
+           format('tenant %s, the document''s %s', s.tenant_id, d.tenant_id)
+      from stored s
+      join rag.documents d on d.source_id = s.source_id and d.document_id = s.document_id
+     where s.labels > 1 or s.tenant_id is distinct from d.tenant_id
+    union all
+    select 'versions of no document', v.source_id, v.document_id, v.pipeline_id, format('%s versions', count(*))
+      from rag.document_versions v
+     where not exists (select from rag.documents d where d.source_id = v.source_id and d.document_id = v.document_id)
+     group by v.source_id, v.document_id, v.pipeline_id
+    union all
+    select 'job of no document', q.source_id, q.document_id, q.pipeline_id, format('job %s is %s', q.job_id, q.status)
+      from rag.ingestion_queue q
+     where not exists (select from rag.documents d where d.source_id = q.source_id and d.document_id = q.document_id)
+    union all
+    select 'neither searchable as it is, nor queued, nor dead', d.source_id, d.document_id, p.pipeline_id, format('its status is %s', d.status)
+      from rag.documents d
+     cross join live p
+     where not exists (select from ready r where (r.source_id, r.document_id, r.pipeline_id) = (d.source_id, d.document_id, p.pipeline_id)
+                                             and r.generation = d.generation)
+       and not exists (select from rag.ingestion_queue q
+                       where (q.source_id, q.document_id, q.pipeline_id) = (d.source_id, d.document_id, p.pipeline_id))
+       and not exists (select from rag._pipeline_fill f where f.pipeline_id = p.pipeline_id)
+       -- A dead letter that was discarded stays failed until the row changes.
+       and not (p.state = 'active' and d.status = 'failed'
+                and exists (select from rag.job_history h
+                            where (h.source_id, h.document_id, h.pipeline_id) = (d.source_id, d.document_id, p.pipeline_id)
+                              and h.outcome = 'discarded'))
+    union all
+    select 'status does not say how it is', d.source_id, d.document_id, p.pipeline_id,
+           format('it is %s, its job %s', d.status, coalesce(q.status, 'done'))
+      from rag.documents d
+      join live p on p.state = 'active'
+      left join rag.ingestion_queue q on q.source_id = d.source_id and q.document_id = d.document_id
+                                     and q.pipeline_id = p.pipeline_id and q.status <> 'running'
+     where d.status = 'completed' and q.job_id is not null
+        or d.status = 'pending' and q.job_id is null
+           and not exists (select from rag.ingestion_queue r
+                           where (r.source_id, r.document_id, r.pipeline_id) = (d.source_id, d.document_id, p.pipeline_id))
+           and not exists (select from rag._pipeline_fill f where f.pipeline_id = p.pipeline_id)
+        or q.status = 'dead' and d.status <> 'failed'
+    union all
+    select 'kept chunks of no version', null, null, null, format('version %s, %s chunks', r.version_id, count(*))
+      from rag._retained_chunks r
+     where not exists (select from rag.document_versions v where v.version_id = r.version_id and v.restorable)
+     group by r.version_id
+    union all
+    select 'chunks not counted for text search', null, null, p.pipeline_id, format('counted %s, stored %s', p.counted, p.stored)
+      from (select p.pipeline_id,
+                   coalesce((select l.chunks from rag._lexemes l where l.pipeline_id = p.pipeline_id and l.lexeme = ''), 0)
+                   + coalesce((select sum(c.sign) from rag._lexeme_changes c where c.pipeline_id = p.pipeline_id), 0) as counted,
+                   (select count(*) from rag.document_chunks c where c.pipeline_id = p.pipeline_id) as stored
+              from rag.pipelines p) p
+     where p.counted <> p.stored
+  )
+  select f.problem, s.name, f.document_id, p.name, f.detail
+  from found f
+  left join rag.sources s on s.source_id = f.source_id
+  left join rag.pipelines p on p.pipeline_id = f.pipeline_id
+  order by 1, 2, 3;
+
+  for _source in select * from rag.sources loop
+    return query execute format($sql$
+      with keys as (select s.%1$I::text as key from %2$s s)
+      select case when k.key is null then 'document of no row' else 'row of no document' end, $2, d.document_id, null::text,
+             format('key %%s', coalesce(k.key, d.source_key))
+        from keys k
+        full join (select * from rag.documents d where d.source_id = $1) d on d.source_key = k.key
+       where (k.key is null or d.document_id is null)
+         and not exists (select from rag._changes c where c.source_id = $1 and k.key = any (c.keys))
+      $sql$, _source.key_column, _source.relation)
+    using _source.source_id, _source.name;
+  end loop;
+end
+$plpgsql$;
+comment on function rag.check_consistency() is 'everything that contradicts itself: chunks, versions, jobs and documents that do not belong together, rows without a document and documents without a row; no rows is how it should be. Reads all of it, so it takes a while with many documents, and changes nothing';

@@ -1,0 +1,158 @@
+"""Another model or chunking is built beside the one that is searched, and switched to at once."""
+
+from __future__ import annotations
+
+import threading
+
+import psycopg
+import pytest
+from helpers import rows, value
+
+LONG = "\n\n".join(f"Chapter {n} of a book about subject {n * 31}. " * 6 for n in range(12))
+
+
+@pytest.fixture
+def corpus(db, add, drain):
+    """Twenty documents, searchable; afterwards nothing contradicts itself."""
+    for number in range(20):
+        add(number, f"Document {number}.\n\n{LONG}")
+    drain()
+    yield
+    drain()
+    assert rows(db, "select * from rag.check_consistency()") == []
+
+
+def progress(db, name):
+    columns = "state, documents, ready, waiting, percent::float"
+    (row,) = rows(db, f"select {columns} from rag.pipeline_progress where name = %s", name)
+    return row
+
+
+def test_a_second_pipeline_is_filled_beside_the_first_and_switched_to(db, corpus, drain, table):
+    before = value(db, "select count(*) from rag.document_chunks where pipeline_id = 1")
+    db.execute("select rag.create_pipeline('v2', chunk_size => 200, chunk_overlap => 20)")
+    assert progress(db, "v2") == ("building", 20, 0, 20, 0)
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="20 documents") as error:
+        db.execute("select rag.activate_pipeline('v2')")
+    assert "force => true" in error.value.diag.message_hint
+    drain()
+    assert progress(db, "v2") == ("building", 20, 20, 0, 100)
+    assert value(db, "select max(length(content)) from rag.search_documents('chapter')") > 200
+    assert value(db, "select rag.activate_pipeline('v2')") == 0
+    assert value(db, "select max(length(content)) from rag.search_documents('chapter')") <= 200
+    chunks = value(db, "select sum(total_chunks) from rag.ingestion_log")
+    assert chunks == value(db, "select count(*) from rag.document_chunks where pipeline_id = 2") > before
+    assert value(db, "select rag.activate_pipeline('default')") == 0, "nothing has changed since"
+    assert value(db, "select rag.drop_pipeline('v2')") == 20
+    assert value(db, "select sum(total_chunks) from rag.ingestion_log") == before
+
+
+def test_the_same_chunking_is_filled_from_stored_text_without_the_files(
+    db, corpus, drain, document_root
+):
+    for file in document_root.iterdir():
+        file.unlink()
+    db.execute("select rag.create_pipeline('titled', embed_template => '{title} {content}')")
+    drain()
+    assert progress(db, "titled")[:4] == ("building", 20, 20, 0)
+    same = """select count(*) from rag.document_chunks a join rag.document_chunks b
+                using (document_id, chunk_index, content) where a.pipeline_id = 1 and b.pipeline_id = 2"""
+    assert value(db, same) == value(db, "select count(*) from rag.document_chunks where pipeline_id = 1")
+
+
+def test_another_chunking_is_filled_from_the_files(db, corpus, drain, document_root):
+    (document_root / "7.txt").unlink()
+    db.execute("select rag.set('max_attempts', '1')")
+    db.execute("select rag.create_pipeline('v2', chunk_size => 200)")
+    drain()
+    assert value(db, "select document_id from rag.dead_letters where pipeline = 'v2'") == 7
+    assert value(db, "select status from rag.ingestion_log where document_id = 7") == "completed"
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="1 document"):
+        db.execute("select rag.activate_pipeline('v2')")
+    assert value(db, "select rag.activate_pipeline('v2', force => true)") == 1
+    assert value(db, "select status from rag.ingestion_log where document_id = 7") == "failed"
+
+
+def test_changes_go_into_both_and_deletes_out_of_both(db, corpus, add, table, drain, document_root):
+    db.execute("select rag.create_pipeline('v2', chunk_size => 200)")
+    drain()
+    add(100, "A late arrival about pelicans.")
+    (document_root / "new.txt").write_text("Replaced by a text about herons.")
+    db.execute(f'update {table} set "DocumentFilePath" = \'new.txt\' where "DocumentID" = 1')
+    db.execute(f'delete from {table} where "DocumentID" = 2')
+    drain()
+    content = "select array_agg(content order by document_id) from rag.document_chunks where document_id in (1, 2, 100) and pipeline_id = %s"
+    expected = ["Replaced by a text about herons.", "A late arrival about pelicans."]
+    assert value(db, content, 1) == value(db, content, 2) == expected
+
+
+def test_a_superseded_pipeline_is_gone_back_to_only_when_it_is_up_to_date(
+    db, corpus, add, drain
+):
+    db.execute("select rag.create_pipeline('v2', chunk_size => 200)")
+    drain()
+    db.execute("select rag.activate_pipeline('v2')")
+    add(100, "A late arrival about pelicans.")
+    drain()
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="1 document") as error:
+        db.execute("select rag.activate_pipeline('default')")
+    assert "rag.resume_pipeline('default')" in error.value.diag.message_hint
+    assert value(db, "select rag.resume_pipeline('default')") == 1
+    drain()
+    assert value(db, "select rag.activate_pipeline('default')") == 0
+    assert value(db, "select document_id from rag.search_documents('pelicans', 1)") == 100
+
+
+def test_a_forced_switch_fills_in_what_was_missing(db, corpus, drain):
+    db.execute("select rag.create_pipeline('v2', chunk_size => 200)")
+    assert value(db, "select rag.activate_pipeline('v2', force => true)") == 20
+    assert rows(db, "select distinct status from rag.ingestion_log") == [("pending",)]
+    drain()
+    assert rows(db, "select distinct status from rag.ingestion_log") == [("completed",)]
+
+
+def test_searches_throughout_never_fail_and_never_mix(db, connect, corpus, drain):
+    """Every answer is of one pipeline: all its passages are of the one chunk size or the other."""
+    db.execute("select rag.embed('warm up')")
+    stop, answers, errors = threading.Event(), [], []
+    session = connect()
+
+    def search():
+        while not stop.is_set():
+            try:
+                found = rows(session, "select length(content) from rag.search_documents('chapter')")
+                answers.append({length <= 200 for (length,) in found})
+            except psycopg.Error as error:
+                errors.append(error)
+
+    thread = threading.Thread(target=search)
+    thread.start()
+    for _ in range(2):
+        db.execute("select rag.create_pipeline('v2', chunk_size => 200)")
+        drain()
+        db.execute("select rag.activate_pipeline('v2')")
+        db.execute("select rag.activate_pipeline('default')")
+        db.execute("select rag.drop_pipeline('v2')")
+    stop.set()
+    thread.join()
+    assert errors == []
+    assert all(len(answer) == 1 for answer in answers), "neither empty nor mixed"
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "word"),
+    [
+        ("rag.create_pipeline('default')", psycopg.errors.DuplicateObject, "already"),
+        ("rag.create_pipeline('Not a name')", psycopg.errors.InvalidParameterValue, "identifier"),
+        ("rag.create_pipeline('v2', model => 'none')", psycopg.errors.UndefinedObject, "none"),
+        ("rag.create_pipeline('v2', chunk_size => 3)", psycopg.errors.InvalidParameterValue, "sane"),
+        ("rag.create_pipeline('v2', text_search_config => 'klingon')", psycopg.errors.UndefinedObject, "klingon"),
+        ("rag.activate_pipeline('v2')", psycopg.errors.UndefinedObject, "v2"),
+        ("rag.drop_pipeline('default')", psycopg.errors.ObjectInUse, "active"),
+        ("rag.drop_pipeline(null)", psycopg.errors.UndefinedObject, "null"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused(db, call, error, word):
+    with pytest.raises(error, match=word) as raised:
+        db.execute(f"select {call}")
+    assert raised.value.diag.message_hint
