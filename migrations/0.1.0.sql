@@ -388,6 +388,16 @@ create table rag.workers (
 comment on table  rag.workers is 'workers that have announced themselves; one whose session is gone is removed by the next';
 comment on column rag.workers.stop_requested is 'set by rag.stop_workers(): finish the batch, then end';
 
+create table rag.maintenance_log (
+  task        text        not null,
+  count       bigint      not null,
+  started_at  timestamptz not null,
+  finished_at timestamptz not null
+);
+create index on rag.maintenance_log (finished_at);
+comment on table  rag.maintenance_log is 'what rag.maintain() did, kept for job_history_days';
+comment on column rag.maintenance_log.count is 'of what the task names';
+
 ------------------------------------------------------------------------------------------------
 -- Search
 ------------------------------------------------------------------------------------------------

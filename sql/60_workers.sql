@@ -76,6 +76,11 @@ create or replace function rag._worker_job_name(number integer) returns text
   set search_path = pg_catalog, pg_temp
 as $sql$ select format('ragstone worker %s in %s', number, current_database()) $sql$;
 
+create or replace function rag._maintenance_job_name() returns text
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$ select format('ragstone maintenance in %s', current_database()) $sql$;
+
 create or replace function rag.start_workers(workers integer default 1) returns integer
   language plpgsql
   set search_path = pg_catalog, pg_temp
@@ -109,13 +114,14 @@ begin
   perform cron.unschedule(j.jobid) from cron.job j
   where j.jobname like 'ragstone worker %' and j.database = current_database()
     and j.jobname <> all (select rag._worker_job_name(n) from generate_series(1, start_workers.workers) n);
+  perform cron.schedule(rag._maintenance_job_name(), '37 2 * * *', 'call rag.maintain()');
   perform cron.schedule(rag._worker_job_name(n), '* * * * *', _command) from generate_series(1, start_workers.workers) n;
   update rag.workers w set stop_requested = true
   where w.worker_id in (select x.worker_id from rag.workers x order by x.worker_id offset start_workers.workers);
   return start_workers.workers;
 end
 $plpgsql$;
-comment on function rag.start_workers(integer) is 'schedules this many workers with pg_cron, in place of those before; they begin at the next full minute. Raises 22023 for a number outside 1 to 64, 55000 where pg_cron is not loaded or runs in another database';
+comment on function rag.start_workers(integer) is 'schedules this many workers with pg_cron, in place of those before, and rag.maintain() at 2:37 at night; they begin at the next full minute. Raises 22023 for a number outside 1 to 64, 55000 where pg_cron is not loaded or runs in another database';
 
 create or replace function rag.stop_workers() returns integer
   language plpgsql
@@ -127,12 +133,14 @@ begin
   if exists (select from pg_extension e where e.extname = 'pg_cron') then
     select count(cron.unschedule(j.jobid)) into _stopped from cron.job j
     where j.jobname like 'ragstone worker %' and j.database = current_database();
+    perform cron.unschedule(j.jobid) from cron.job j
+    where j.jobname = rag._maintenance_job_name() and j.database = current_database();
   end if;
   update rag.workers w set stop_requested = true;
   return _stopped;
 end
 $plpgsql$;
-comment on function rag.stop_workers() is 'ends all workers, each after the documents it has claimed; returns how many pg_cron jobs were taken away';
+comment on function rag.stop_workers() is 'ends all workers, each after the documents it has claimed, and the nightly maintenance; returns how many workers were taken out of pg_cron';
 
 create or replace view rag.worker_activity as
   select w.worker_id, w.pid, case when w.stop_requested then 'stopping' else w.state end as state,

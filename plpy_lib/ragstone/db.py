@@ -7,6 +7,7 @@ own functions; here are their names, argument types and results.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -92,6 +93,17 @@ class Cut:
     passages: Sequence[Passage]
 
 
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file as it was when it was read; sha256 is in hexadecimal."""
+
+    source_id: int
+    document_id: int
+    source_key: str
+    file_path: str
+    sha256: str
+
+
 class Database:
     """Calls of the extension's SQL functions.
 
@@ -103,6 +115,7 @@ class Database:
 
     def __init__(self, plpy: Any) -> None:
         self._plpy = plpy
+        self._postmaster_pid = os.getppid()
 
     def _rows(self, sql: str, types: Sequence[str] = (), *values: Any) -> Any:
         plan = self._plans.get(sql)
@@ -116,7 +129,13 @@ class Database:
     # Session
 
     def check(self) -> None:
-        """Let the server act on cancel, timeout and shutdown; raises what it decides."""
+        """Let the server act on cancel, timeout and shutdown; raises what it decides.
+
+        A session notices the death of the postmaster only where it waits: a busy worker would work
+        on and keep the server from being started again.
+        """
+        if os.getppid() != self._postmaster_pid:
+            self.sleep(1)
         self._rows("select 1")
 
     def commit(self) -> None:
@@ -321,4 +340,35 @@ class Database:
             error.code,
             message,
             error.hint,
+        )
+
+    # Maintenance
+
+    def now(self) -> str:
+        return self._value("pg_catalog.clock_timestamp()::text")
+
+    def maintenance_task(self, call: str) -> int:
+        """One of maintenance.TASKS."""
+        return self._value(call)
+
+    def log_maintenance(self, task: str, count: int, started: str) -> None:
+        self._rows(
+            "select rag._log_maintenance($1, $2, $3)",
+            ["text", "int8", "timestamptz"],
+            task,
+            count,
+            started,
+        )
+
+    def files_to_check(self, last: StoredFile | None) -> list[StoredFile]:
+        after = (last.source_id, last.document_id) if last else (0, 0)
+        rows = self._rows("select * from rag._files_to_check($1, $2)", ["int4", "int8"], *after)
+        return [StoredFile(**row) for row in rows]
+
+    def record_change(self, file: StoredFile) -> None:
+        self._rows(
+            "select rag._record_changes($1, array[$2], (-10)::pg_catalog.int2)",
+            ["int4", "text"],
+            file.source_id,
+            file.source_key,
         )

@@ -125,6 +125,7 @@ class Worker:
         left = max_documents
         state = "working"
         while left is None or left > 0:
+            self._check()
             if self._report(state):
                 return
             self._forget_configuration()

@@ -208,6 +208,7 @@ def test_kill_minus_nine_of_a_worker_loses_nothing(own_cluster, document_root):
         os.kill(worker.info.backend_pid, signal.SIGKILL)
         thread.join(30)
     # The server restarts itself: all sessions are gone.
+    eventually(lambda: "reinitializing" in cluster.log)
     db = eventually(lambda: reconnect(cluster))
     db.execute("call rag.drain()")
     assert value(db, "select count(*) from rag.documents where status = 'completed'") == 12

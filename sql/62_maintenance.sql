@@ -1,0 +1,166 @@
+-- What is looked at once a night: rag.maintain() calls each of these in a transaction of its own.
+
+create or replace function rag._files_to_check(after_source integer, after_document bigint)
+  returns table (source_id integer, document_id bigint, source_key text, file_path text, sha256 text)
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  -- The hash is that of the file as last read, whichever version is searched: one that somebody
+  -- restored is not undone. A document that waits or is dead is not looked at.
+  select d.source_id, d.document_id, d.source_key, d.file_path, encode(d.sha256, 'hex')
+  from rag.documents d
+  join rag.sources s on s.source_id = d.source_id and s.path_column is not null
+  where (d.source_id, d.document_id) > (after_source, after_document)
+    and d.status = 'completed' and d.file_path is not null and d.sha256 is not null
+  order by d.source_id, d.document_id
+  limit 200
+$sql$;
+comment on function rag._files_to_check(integer, bigint) is 'the next 200 documents that lie in files, with the hash they had';
+
+create or replace function rag._queue_outdated() returns bigint
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _document record;
+  _count    bigint := 0;
+begin
+  for _document in
+    select d.source_id, d.document_id, d.tenant_id, p.pipeline_id
+      from rag.pipelines p
+      join rag.document_versions v on v.pipeline_id = p.pipeline_id and v.state = 'ready'
+      join rag.documents d on d.source_id = v.source_id and d.document_id = v.document_id
+     where p.state in ('active', 'building')
+       and v.fingerprint is distinct from rag._fingerprint(v.sha256, d.title, d.language, p)
+       and not exists (select from rag.ingestion_queue q
+                       where (q.source_id, q.document_id, q.pipeline_id) = (v.source_id, v.document_id, v.pipeline_id))
+       -- Restored by somebody: outdated on purpose.
+       and not exists (select from rag.document_versions w
+                       where (w.source_id, w.document_id, w.pipeline_id) = (v.source_id, v.document_id, v.pipeline_id)
+                         and w.state = 'superseded' and w.version_id > v.version_id)
+     order by d.source_id, d.document_id
+     limit 10000
+  loop
+    perform from rag.documents d
+    where d.source_id = _document.source_id and d.document_id = _document.document_id
+    for no key update skip locked;
+    continue when not found;
+    insert into rag.ingestion_queue (source_id, document_id, pipeline_id, priority, tenant_id)
+    values (_document.source_id, _document.document_id, _document.pipeline_id, -10, coalesce(_document.tenant_id, 0))
+    on conflict do nothing;
+    update rag.documents d set status = 'pending'
+      from rag.pipelines p
+     where d.source_id = _document.source_id and d.document_id = _document.document_id
+       and p.pipeline_id = _document.pipeline_id and p.state = 'active';
+    _count := _count + 1;
+  end loop;
+  return _count;
+end
+$plpgsql$;
+comment on function rag._queue_outdated() is 'queues documents whose chunks were made with other parameters than they would be now, up to 10,000; returns how many';
+
+create or replace function rag._prune_history() returns bigint
+  language sql
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  with gone as (
+    delete from rag.job_history h
+    where h.finished_at < now() - rag.get('job_history_days')::integer * interval '1 day'
+    returning 1
+  )
+  select count(*) from gone
+$sql$;
+comment on function rag._prune_history() is 'deletes finished jobs older than job_history_days; returns how many';
+
+create or replace function rag._prune_version_history() returns bigint
+  language sql
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  with gone as (
+    delete from rag.document_versions v
+    where v.state <> 'ready' and not v.restorable
+      and v.finished_at < now() - rag.get('version_history_days')::integer * interval '1 day'
+    returning 1
+  )
+  select count(*) from gone
+$sql$;
+comment on function rag._prune_version_history() is 'deletes failed and superseded versions older than version_history_days; returns how many';
+
+create or replace function rag._prune_query_cache() returns bigint
+  language sql
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  with kept as (
+    select c.model, c.query_hash from rag._query_cache c
+    where c.last_used_at >= now() - rag.get('query_cache_days')::integer * interval '1 day'
+    order by c.last_used_at desc
+    limit rag.get('query_cache_entries')::bigint
+  ), gone as (
+    delete from rag._query_cache c
+    where not exists (select from kept k where k.model = c.model and k.query_hash = c.query_hash)
+    returning 1
+  )
+  select count(*) from gone
+$sql$;
+comment on function rag._prune_query_cache() is 'deletes query embeddings that are too old or too many; returns how many';
+
+create or replace function rag._prune_cron_history() returns bigint
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _pruned bigint := 0;
+begin
+  -- pg_cron never prunes it; only what is of our own jobs is touched.
+  if to_regclass('cron.job_run_details') is not null then
+    execute $sql$
+      delete from cron.job_run_details d
+      where d.database = current_database() and d.command like 'call rag.%'
+        and d.end_time < now() - rag.get('job_history_days')::integer * interval '1 day' $sql$;
+    get diagnostics _pruned = row_count;
+  end if;
+  return _pruned;
+end
+$plpgsql$;
+comment on function rag._prune_cron_history() is 'deletes what pg_cron has noted of our own jobs longer ago than job_history_days; returns how many rows';
+
+create or replace function rag._fold_statistics() returns bigint
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _before bigint;
+  _after  bigint;
+begin
+  select count(*) into _before from rag._lexeme_changes;
+  perform rag._refresh_statistics();
+  select count(*) into _after from rag._lexeme_changes;
+  return greatest(_before - _after, 0);
+end
+$plpgsql$;
+comment on function rag._fold_statistics() is 'brings the statistics of text search up to date; returns how many chunks were counted';
+
+create or replace function rag._count_problems() returns bigint
+  language sql
+  set search_path = pg_catalog, pg_temp
+as $sql$ select count(*) from rag.check_consistency() $sql$;
+comment on function rag._count_problems() is 'number of rows of rag.check_consistency()';
+
+create or replace function rag._log_maintenance(task text, count bigint, started_at timestamptz) returns void
+  language sql
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  delete from rag.maintenance_log l where l.finished_at < now() - rag.get('job_history_days')::integer * interval '1 day';
+  insert into rag.maintenance_log (task, count, started_at, finished_at)
+  values (task, count, started_at, clock_timestamp());
+$sql$;
+comment on function rag._log_maintenance(text, bigint, timestamptz) is 'notes what maintenance did';
+
+create or replace procedure rag.maintain()
+  language plpython3u
+as $python$
+@boot@
+from ragstone.maintenance import maintain
+maintain(plpy)
+$python$;
+comment on procedure rag.maintain() is 'queues documents whose file has changed on disk or whose chunks are outdated, removes orphans, old versions, old history and old cached queries, brings statistics up to date, and checks that nothing contradicts itself. What it did is in rag.maintenance_log. It commits after each task, so it cannot run inside a transaction block; rag.start_workers() has it run nightly';
