@@ -201,6 +201,11 @@ comment on function rag._requeue(rag.ingestion_queue, integer) is 'puts a runnin
 create or replace function rag._lanes() returns table (priority smallint, tenant_id bigint, job_id bigint)
   language sql volatile
   set search_path = pg_catalog, pg_temp
+  -- Statistics of a queue are of another moment, and with none the planner reads the whole table.
+  set enable_seqscan = off
+  set enable_bitmapscan = off
+  set enable_hashjoin = off
+  set enable_mergejoin = off
 as $sql$
   -- From lane to lane by the index, however many jobs are in each.
   with recursive lanes as (
@@ -249,9 +254,17 @@ comment on function rag._claimed_jobs(bigint[]) is 'jobs with what a worker need
 
 create or replace function rag._claim_jobs(worker_id integer, priority smallint, tenant_id bigint, from_job bigint, max_jobs integer)
   returns bigint[]
-  language sql
+  language plpgsql
   set search_path = pg_catalog, pg_temp
-as $sql$
+  -- Statistics of a queue are of another moment, and with none the planner reads the whole table.
+  set enable_seqscan = off
+  set enable_bitmapscan = off
+  set enable_hashjoin = off
+  set enable_mergejoin = off
+as $plpgsql$
+declare
+  _jobs bigint[];
+begin
   with chosen as (
     select q.job_id
       from rag.ingestion_queue q
@@ -270,14 +283,24 @@ as $sql$
      where q.job_id = c.job_id
     returning q.job_id
   )
-  select array_agg(c.job_id order by c.job_id) from claimed c
-$sql$;
+  select array_agg(c.job_id order by c.job_id) into _jobs from claimed c;
+  return _jobs;
+end
+$plpgsql$;
 comment on function rag._claim_jobs(integer, smallint, bigint, bigint, integer) is 'gives a worker the next jobs of a lane, with their attempt counted; the caller commits before the work';
 
 create or replace function rag._claim_retry(worker_id integer) returns bigint[]
-  language sql
+  language plpgsql
   set search_path = pg_catalog, pg_temp
-as $sql$
+  -- Statistics of a queue are of another moment, and with none the planner reads the whole table.
+  set enable_seqscan = off
+  set enable_bitmapscan = off
+  set enable_hashjoin = off
+  set enable_mergejoin = off
+as $plpgsql$
+declare
+  _jobs bigint[];
+begin
   with chosen as (
     select q.job_id
       from rag.ingestion_queue q
@@ -295,8 +318,10 @@ as $sql$
      where q.job_id = c.job_id
     returning q.job_id
   )
-  select array_agg(c.job_id) from claimed c
-$sql$;
+  select array_agg(c.job_id) into _jobs from claimed c;
+  return _jobs;
+end
+$plpgsql$;
 comment on function rag._claim_retry(integer) is 'gives a worker the one job, tried before, that has been due the longest';
 
 create or replace function rag._give_back_jobs(worker_id integer) returns void

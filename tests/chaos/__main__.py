@@ -184,7 +184,27 @@ class Chaos:
         return found
 
     def _restart(self) -> None:
-        cluster_script("start", self.directory)
+        try:
+            cluster_script("start", self.directory)
+        except subprocess.CalledProcessError:
+            # Whoever outlives the postmaster keeps the server from being started again.
+            print("still there:", *self._survivors(), sep="\n", file=sys.stderr)
+            raise
+
+    def _survivors(self) -> list[str]:
+        data = os.fspath((self.cluster.home / "data").resolve())
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and os.readlink(entry / "cwd") == data:
+                    command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    waits = (entry / "wchan").read_text()
+                    found.append(
+                        f"{entry.name} {parent_of(int(entry.name))} {waits} {command.strip()}"
+                    )
+            except OSError:
+                continue
+        return found
 
     def events(self) -> dict[str, Callable[[], bool]]:
         def postmaster() -> bool:
