@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import random
+import re
 import statistics
 import sysconfig
 import tempfile
@@ -350,7 +351,7 @@ class Report:
     def write(self) -> Path:
         """Write build/bench/QUESTION.json, over that of the last run."""
         REPORTS.mkdir(parents=True, exist_ok=True)
-        path = REPORTS / f"{self.question}.json"
+        path = REPORTS / (re.sub(r"[^\w.=-]+", "-", self.question) + ".json")
         content = {
             "question": self.question,
             "arguments": {key: str(value) for key, value in self.arguments.items()},

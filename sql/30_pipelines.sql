@@ -69,11 +69,11 @@ begin
       (select string_agg(format('%I = %L', key, value), ', ') from jsonb_each_text(_options) where key not in ('ef_search', 'probes')));
   end if;
 
+  execute format('alter table rag.document_chunks attach partition rag.%I for values in (%s)', _name, _pipeline.pipeline_id);
+
   if (select c.relrowsecurity from pg_class c where c.oid = 'rag.document_chunks'::regclass) then
     perform rag._isolate(i.relation, i.condition) from rag._isolated_relations() i where i.relation = to_regclass(format('rag.%I', _name));
   end if;
-
-  execute format('alter table rag.document_chunks attach partition rag.%I for values in (%s)', _name, _pipeline.pipeline_id);
 
   insert into rag._pipeline_statistics (pipeline_id, average_length)
   -- Until there is a corpus to count: English text has a lexeme in about 11 characters, 3 tokens.

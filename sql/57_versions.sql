@@ -67,6 +67,8 @@ declare
   _document rag.documents;
   _pipeline rag.pipelines;
   _average  real;
+  _language text;
+  _config   text;
 begin
   select * into _version from rag.document_versions v where v.version_id = restore_version.version_id;
   select * into _document from rag.documents d
@@ -94,6 +96,8 @@ begin
   end if;
   select * into strict _pipeline from rag.pipelines p where p.pipeline_id = _version.pipeline_id;
   select s.average_length into strict _average from rag._pipeline_statistics s where s.pipeline_id = _version.pipeline_id;
+  _language := rag._language_code(coalesce(_document.language, _document.extracted ->> 'language'));
+  _config := rag._text_search_config(_language, _pipeline.text_search_config);
 
   -- Out of its place first, so that it is not taken for surplus.
   update rag.document_versions v set restorable = false where v.version_id = _version.version_id;
@@ -101,24 +105,26 @@ begin
   with gone as (
     delete from rag.document_chunks c
     where c.source_id = _version.source_id and c.document_id = _version.document_id and c.pipeline_id = _version.pipeline_id
-    returning c.content_tsv
+    returning c.text_search_config, c.content_tsv
   )
-  insert into rag._lexeme_changes (pipeline_id, sign, content_tsv) select _version.pipeline_id, -1, g.content_tsv from gone g;
+  insert into rag._lexeme_changes (pipeline_id, text_search_config, sign, content_tsv)
+  select _version.pipeline_id, g.text_search_config, -1, g.content_tsv from gone g;
 
   with back as (
     delete from rag._retained_chunks r where r.version_id = _version.version_id returning r.*
   ), inserted as (
     insert into rag.document_chunks as c
       (pipeline_id, source_id, document_id, tenant_id, chunk_index, content, char_count, token_count,
-       content_tsv, content_bm25, embedding, page_number, section, tags, content_hash)
+       content_tsv, content_bm25, embedding, page_number, section, tags, language, text_search_config, content_hash)
     select _version.pipeline_id, _version.source_id, _version.document_id, _document.tenant_id,
-           b.chunk_index, b.content, b.char_count, b.token_count, t.tsv, rag._bm25_weights(t.tsv, _average), b.embedding,
-           b.page_number, b.section, _document.tags, b.content_hash
+           b.chunk_index, b.content, b.char_count, b.token_count, t.tsv, rag._bm25_weights(t.tsv, _config, _average), b.embedding,
+           b.page_number, b.section, _document.tags, _language, _config, b.content_hash
     from back b
-    cross join lateral (select to_tsvector(_pipeline.text_search_config::regconfig, b.content) as tsv) t
+    cross join lateral (select rag._analyze(b.content, _config) as tsv) t
     returning c.content_tsv
   )
-  insert into rag._lexeme_changes (pipeline_id, sign, content_tsv) select _version.pipeline_id, 1, i.content_tsv from inserted i;
+  insert into rag._lexeme_changes (pipeline_id, text_search_config, sign, content_tsv)
+  select _version.pipeline_id, _config, 1, i.content_tsv from inserted i;
 
   update rag.document_versions v set state = 'ready', generation = _document.generation, finished_at = now()
    where v.version_id = _version.version_id;
