@@ -259,7 +259,7 @@ def references(
         connection, "select distinct text_search_config from rag.document_chunks"
     )
     asked = [
-        one(connection, f"select {_lexemes('rag._analyze(%s, %s)')}", text, config)[0]
+        one(connection, f"select {_lexemes('rag._analyze(%s, %s, true)')}", text, config)[0]
         for text in queries
     ]
     scores = _bm25(chunks.lexemes, asked)

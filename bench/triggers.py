@@ -27,7 +27,9 @@ def run(server: Server, options: argparse.Namespace) -> Report:
                 f"""create table {table} (id bigint generated always as identity primary key,
                                           path text not null, title text, created timestamptz default now())"""
             )
-        connection.execute("select rag.attach_source('attached', path_column => 'path', title_column => 'title')")
+        connection.execute(
+            "select rag.attach_source('attached', path_column => 'path', title_column => 'title')"
+        )
         report.table(
             "median time of inserts without and with triggers",
             [

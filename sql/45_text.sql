@@ -60,7 +60,8 @@ create or replace function rag._without_accents(content text) returns text
 as $sql$
   -- The core's normalization and not the extension unaccent: what a text is found by must not
   -- depend on what else is installed.
-  select translate(regexp_replace(normalize(content, NFD), '[\u0300-\u036f]', '', 'g'), 'đĐøØłŁħĦ', 'dDoOlLhH')
+  select case when octet_length(content) = length(content) or getdatabaseencoding() <> 'UTF8' then content
+              else translate(regexp_replace(normalize(content, NFD), '[\u0300-\u036f]', '', 'g'), 'đĐøØłŁħĦ', 'dDoOlLhH') end
 $sql$;
 comment on function rag._without_accents(text) is 'Latin, Greek and Cyrillic letters without their accents; other scripts as they are';
 
@@ -74,24 +75,27 @@ as $sql$
 $sql$;
 comment on function rag._codes(text) is 'invoice numbers, part codes, dates and the like in a text, each as a whole';
 
-create or replace function rag._analyze(content text, text_search_config text) returns tsvector
+create or replace function rag._analyze(content text, text_search_config text, is_question boolean default false) returns tsvector
   language plpgsql stable parallel safe
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _config regconfig := text_search_config::regconfig;
-  _text   text      := rag._parsable(content);
-  _tsv    tsvector  := to_tsvector(_config, _text);
-  _folded text;
-  _codes  text[];
+  _config  regconfig := text_search_config::regconfig;
+  _text    text      := rag._parsable(content);
+  _tsv     tsvector  := to_tsvector(_config, _text);
+  _folded  text      := rag._without_accents(_text);
+  _marked  tsvector;
+  _codes   text[];
 begin
-  -- The text form merges lexemes by position, where || would append. Both forms of an accented word
-  -- stand in the same place: asked with accents the exact form counts more, without it is found too.
-  if octet_length(_text) > length(_text) and getdatabaseencoding() = 'UTF8' then
-    _folded := rag._without_accents(_text);
-    if _folded <> _text then
-      _tsv := (_tsv::text || ' ' || to_tsvector(_config, _folded)::text)::tsvector;
+  -- The text form merges lexemes by position, where || would append. A passage has its words with
+  -- accents also without, marked by ~; only a question without accents asks for those. Who types them
+  -- means them: in Vietnamese they tell words apart.
+  if (_folded <> _text) <> is_question then
+    _marked := regexp_replace(to_tsvector(_config, _folded)::text, '(^| )''', '\1''~', 'g')::tsvector;
+    if not is_question then
+      _marked := ts_delete(_marked, array(select '~' || l from unnest(tsvector_to_array(_tsv)) l));
     end if;
+    _tsv := (_tsv::text || ' ' || _marked::text)::tsvector;
   end if;
   if content ~ '\d[-/_]|[-/_]\d' then
     _codes := rag._codes(content);
@@ -101,7 +105,7 @@ begin
   return _tsv;
 end
 $plpgsql$;
-comment on function rag._analyze(text, text) is 'lexemes of a text by a text search configuration; words with accents also without, codes also as a whole';
+comment on function rag._analyze(text, text, boolean) is 'lexemes of a passage or a question by a text search configuration; codes also as a whole, words with accents also without (marked by ~)';
 
 create or replace function rag._lexeme_index(lexeme text, text_search_config text) returns integer
   language sql immutable strict parallel safe
@@ -124,7 +128,7 @@ begin
     from (
       select rag._lexeme_index(t.lexeme, text_search_config) as index,
              max((t.tf * 2.2 / (t.tf + 1.2 * (0.25 + 0.75 * t.length / average_length)))::real) as weight
-      from (select u.lexeme, cardinality(u.positions)::real as tf, sum(cardinality(u.positions)) over () as length
+      from (select u.lexeme, cardinality(u.positions)::real as tf, sum(cardinality(u.positions)) filter (where not starts_with(u.lexeme, '~')) over () as length
             from unnest(content_tsv) u) t
       group by 1
     ) w
@@ -210,6 +214,9 @@ begin
     if numnode(_one) = 0 then
       return null;
     end if;
+    if rag._without_accents(terms) = terms then
+      _one := regexp_replace(_one::text, '''((?:[^'']|'''')+)''', '( ''\1'' | ''~\1'' )', 'g')::tsquery;
+    end if;
     _any := coalesce(_any || _one, _one);
   end loop;
   return _any;
@@ -229,7 +236,7 @@ as $sql$
   select u.lexeme, c.config, cardinality(u.positions), coalesce(l.chunks, 0),
          ln(1 + (greatest(coalesce(t.chunks, 0) - coalesce(l.chunks, 0), 0) + 0.5) / (coalesce(l.chunks, 0) + 0.5))::real
   from unnest(rag._text_search_configs(pipeline)) as c (config)
-  cross join lateral unnest(rag._analyze(query_text, c.config)) u
+  cross join lateral unnest(rag._analyze(query_text, c.config, is_question => true)) u
   left join rag._lexemes t on t.pipeline_id = pipeline.pipeline_id and t.lexeme = '' and t.text_search_config = c.config
   left join rag._lexemes l on l.pipeline_id = pipeline.pipeline_id and l.lexeme = u.lexeme and l.text_search_config = c.config
 $sql$;

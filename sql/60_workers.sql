@@ -35,7 +35,8 @@ begin
     union all
     select t.pipeline_id, '', t.text_search_config, t.chunks,
            coalesce((select sum(l.occurrences) from lexemes l
-                     where l.pipeline_id = t.pipeline_id and l.text_search_config = t.text_search_config), 0)
+                     where l.pipeline_id = t.pipeline_id and l.text_search_config = t.text_search_config
+                       and not starts_with(l.lexeme, '~')), 0)
       from (select t.pipeline_id, t.text_search_config, sum(t.sign) as chunks from taken t group by 1, 2) t
   )
   insert into rag._lexemes as l (pipeline_id, lexeme, text_search_config, chunks, occurrences)
