@@ -568,17 +568,26 @@ as $sql$
 $sql$;
 comment on function rag._context(integer, integer, bigint, integer, integer) is 'a chunk with so many before and after it, of the same document';
 
+create or replace function rag._html(content text) returns text
+  language sql immutable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  select replace(replace(replace(replace(content, '&', '&amp;'), '<', '&lt;'), '>', '&gt;'), '"', '&quot;')
+$sql$;
+comment on function rag._html(text) is 'a text as HTML that shows it';
+
 create or replace function rag._snippet(content text, query_text text, text_search_config text) returns text
   language sql stable
   set search_path = pg_catalog, pg_temp
 as $sql$
   -- Escaped before the marks are put in: a document must not bring markup of its own into a page.
-  select ts_headline(text_search_config::regconfig,
-                     replace(replace(replace(replace(content, '&', '&amp;'), '<', '&lt;'), '>', '&gt;'), '"', '&quot;'),
-                     (select rag._lexeme_query(array_agg(l))
-                      from unnest(tsvector_to_array(rag._analyze(query_text, text_search_config))
-                                  || tsvector_to_array(to_tsvector(text_search_config::regconfig, query_text))) l),
-                     'StartSel=<mark>, StopSel=</mark>, MaxFragments=2, MaxWords=30, MinWords=10, FragmentDelimiter=" … "')
+  select coalesce(
+    ts_headline(text_search_config::regconfig, rag._html(content),
+                (select rag._lexeme_query(array_agg(l))
+                 from unnest(tsvector_to_array(rag._analyze(query_text, text_search_config))
+                             || tsvector_to_array(to_tsvector(text_search_config::regconfig, query_text))) l),
+                'StartSel=<mark>, StopSel=</mark>, MaxFragments=2, MaxWords=30, MinWords=10, FragmentDelimiter=" … "'),
+    rag._html(left(content, 200)))
 $sql$;
 comment on function rag._snippet(text, text, text) is 'HTML: the parts of a passage where words of the question are, these within <mark>';
 

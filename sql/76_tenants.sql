@@ -113,7 +113,7 @@ begin
       and p.proname = any ('{search_documents,find_documents,current_tenant,_search,_search_by_document,_search_hits,_search_results,
         _checked_options,_checked_embedding,_question_embedding,_embed_query,_searched_pipeline,_active_pipeline,_partition,_vector_schema,
         _indexed_vector,_search_filter,_readable_in_source,_column_type,_estimated_rows,_query_weights,_query_lexemes,_rarest_lexemes,_lexeme_query,
-        _dense_candidates,_text_candidates,_exact_candidates,_candidates,_set_index_effort,_fuse,_automatic_weight,_context,_join_chunks,_snippet,
+        _dense_candidates,_text_candidates,_exact_candidates,_candidates,_set_index_effort,_fuse,_automatic_weight,_context,_join_chunks,_snippet,_html,
         _parse_query,_parsable,_without_accents,_codes,_analyze,_text_search_configs,_text_condition,_in_any_language,_language_code,_lexeme_index,
         _rerank,_reranked}')
   loop
