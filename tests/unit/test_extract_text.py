@@ -90,11 +90,6 @@ def test_an_empty_file_is_empty(data: bytes) -> None:
     assert caught.value.code == "empty"
 
 
-def test_a_format_that_is_not_read_yet_says_what_to_convert_it_to() -> None:
-    with pytest.raises(DocumentError) as caught:
-        read(b"{\\rtf1 hello}", "a.rtf")
-    assert caught.value.code == "unsupported"
-    assert "Convert" in caught.value.hint
 
 
 # --- Markdown ----------------------------------------------------------------------------------

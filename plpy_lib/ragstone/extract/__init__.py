@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
+from dataclasses import replace
 
 from ..errors import DocumentError
 from .cleaning import clean_text, is_blank
 from .formats import FORMATS, Format, recognise
+from .language import guess_language
 from .model import Block, Collector, Extracted, Limits, Source
 
 __all__ = [
@@ -26,9 +29,9 @@ __all__ = [
 def extract(data: bytes, name: str, limits: Limits) -> Extracted:
     """Recognise `data` by its content, then by its name, and extract its text.
 
-    Raises DocumentError: empty, unsupported, damaged, encrypted, no_text, too_large,
-    too_many_pages, too_much_text. A parser's own exceptions pass through; the child turns them
-    into `damaged`.
+    Raises DocumentError: empty, unsupported, type_not_allowed, damaged, encrypted, no_text,
+    too_large, too_many_pages, too_much_text. A parser's own exceptions pass through; the child
+    turns them into `damaged`.
     """
     if len(data) > limits.max_bytes:
         raise DocumentError(
@@ -45,6 +48,7 @@ def extract(data: bytes, name: str, limits: Limits) -> Extracted:
             hint="Replace the file by one with content.",
         )
     form = recognise(data, name)
+    _check_allowed(form, limits)
     # Only the parser this document needs is loaded: most start-up time is parsers.
     module = importlib.import_module(f"{__name__}.{form.module}")
     found: Extracted = module.extract(Source(name, data, form.mime_type), limits)
@@ -54,6 +58,31 @@ def extract(data: bytes, name: str, limits: Limits) -> Extracted:
             "the document holds no text",
             detail=f"It is without a single word. It was read as: {form.label}."
             + (f" Some of it could not be read: {found.partial}." if found.partial else ""),
-            hint="If its pages are pictures, run OCR on it and replace the file.",
+            hint="If its pages are pictures, run OCR on it and replace the file. An empty form or"
+            " template can be left as it is.",
         )
+    if found.language is None and form.module != "code":
+        return replace(found, language=guess_language(_sample(found.blocks)))
     return found
+
+
+def _check_allowed(form: Format, limits: Limits) -> None:
+    allowed = limits.allowed_types
+    if allowed and not any(
+        form.mime_type == each or (each.endswith("/") and form.mime_type.startswith(each))
+        for each in allowed
+    ):
+        raise DocumentError(
+            "type_not_allowed",
+            "documents of this type are not allowed by the limit allowed_types",
+            detail=f"It is of type {form.mime_type} ({form.label}); allowed are"
+            f" {', '.join(allowed)}.",
+            hint="Convert the document to an allowed type, or allow this one.",
+        )
+
+
+def _sample(blocks: Sequence[Block]) -> str:
+    """Running text from the start and from the middle: title pages are in no language."""
+    prose = [block.text for block in blocks if block.kind != "code"]
+    middle = prose[len(prose) // 2 :]
+    return "\n".join(prose[:100])[:10_000] + "\n" + "\n".join(middle[:100])[:10_000]

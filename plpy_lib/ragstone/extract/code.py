@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
+from .encoding import decode
 from .formats import extension
 from .model import Collector, Extracted, Limits, Source
-from .text import decode
 
 _MODIFIERS = (
     r"(?:(?:export|default|public|private|protected|internal|static|final|abstract|async|pub(?:"

@@ -170,9 +170,9 @@ class _Walker:
             self.walk(box)
 
     def _table(self, table: Any) -> None:
-        for row in _children(table, "tr"):
-            cells = [" ".join(_cell_text(cell).split()) for cell in _children(row, "tc")]
-            self.collector.add(" | ".join(cell for cell in cells if cell), kind="table")
+        self.collector.table(
+            [_cell_text(cell) for cell in _children(row, "tc")] for row in _children(table, "tr")
+        )
 
 
 def _children(node: Any, name: str) -> Iterator[Any]:

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from ..errors import DocumentError
+from .encoding import wide_without_mark
 
 _WORD = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
 _SHEET = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 _SLIDES = "application/vnd.openxmlformats-officedocument.presentationml.presentation"
+_BINARY_SHEET = "application/vnd.ms-excel.sheet.binary.macroEnabled.12"
 _ODF = "application/vnd.oasis.opendocument"
 
 CODE_EXTENSIONS = [
@@ -85,23 +87,34 @@ FORMATS: tuple[Format, ...] = (
     Format("text/markdown", "Markdown text", "markdown", ("md", "markdown", "mdown", "mkd"),
            binary=False),
     Format("text/x-source", "source code", "code", tuple(CODE_EXTENSIONS), binary=False),
-    Format("text/csv", "table of values", "text", ("csv", "tsv"), binary=False),
-    Format("application/json", "JSON file", "text", ("json", "jsonl", "ndjson"), binary=False),
-    Format("application/xml", "XML file", "text", ("xml", "rss"), binary=False),
-    Format("text/plain", "plain text", "text", ("txt", "text", "log", "rst", "tex"), binary=False),
+    Format("text/csv", "table of values", "delimited", ("csv", "tsv", "tab"), binary=False),
+    Format("application/json", "JSON file", "json",
+           ("json", "jsonl", "ndjson", "geojson"), binary=False),
+    Format("application/x-ipynb+json", "Jupyter notebook", "notebook", ("ipynb",), binary=False),
+    Format("application/xml", "XML file", "xml",
+           ("xml", "rss", "atom", "docbook", "dbk", "svg", "xsd", "xsl", "fodt", "fods", "fodp"),
+           binary=False),
+    Format("text/x-rst", "reStructuredText", "rst", ("rst", "rest"), binary=False),
+    Format("message/rfc822", "mail message", "mail", ("eml", "mht", "mhtml"), binary=False),
+    Format("text/plain", "plain text", "text",
+           ("txt", "text", "log", "tex", "srt", "vtt", "ini", "cfg", "conf", "toml", "yaml", "yml",
+            "properties", "adoc", "org", "asc", "nfo"), binary=False),
+    Format(_SHEET, "spreadsheet (XLSX)", "spreadsheet", ("xlsx", "xlsm", "xltx")),
+    Format(_BINARY_SHEET, "spreadsheet (XLSB)", "spreadsheet", ("xlsb",)),
+    Format(_ODF + ".spreadsheet", "spreadsheet (ODS)", "spreadsheet", ("ods", "ots")),
+    Format("application/vnd.ms-excel", "legacy spreadsheet (XLS)", "spreadsheet", ("xls", "xlt")),
+    Format(_SLIDES, "presentation (PPTX)", "pptx", ("pptx", "pptm", "ppsx", "potx")),
+    Format(_ODF + ".text", "text document (ODT)", "opendocument", ("odt", "ott")),
+    Format(_ODF + ".presentation", "presentation (ODP)", "opendocument", ("odp", "otp")),
+    Format("application/epub+zip", "electronic book (EPUB)", "epub", ("epub",)),
+    Format("application/rtf", "rich text (RTF)", "rtf", ("rtf",), (b"{\\rtf",)),
+    Format("application/vnd.ms-outlook", "Outlook message (MSG)", "outlook", ("msg", "oft")),
     # Recognised so that the reason names them.
-    Format(_SHEET, "spreadsheet (XLSX)", None, ("xlsx", "xlsm")),
-    Format(_SLIDES, "presentation (PPTX)", None, ("pptx", "pptm")),
-    Format(_ODF + ".text", "text document (ODT)", None, ("odt",)),
-    Format(_ODF + ".spreadsheet", "spreadsheet (ODS)", None, ("ods",)),
-    Format(_ODF + ".presentation", "presentation (ODP)", None, ("odp",)),
-    Format("application/epub+zip", "electronic book (EPUB)", None, ("epub",)),
+    Format("application/msword", "legacy Word document (DOC)", None, ("doc", "dot")),
+    Format("application/vnd.ms-powerpoint", "legacy presentation (PPT)", None, ("ppt", "pps")),
+    Format("application/x-ole-storage", "legacy Office file", None, (),
+           (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",)),
     Format("application/zip", "ZIP archive", None, ("zip", "jar"), (b"PK\x03\x04", b"PK\x05\x06")),
-    Format("application/x-ole-storage", "legacy Office file or Outlook message", None,
-           ("doc", "xls", "ppt", "msg"), (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",)),
-    Format("application/rtf", "rich text (RTF)", None, ("rtf",), (b"{\\rtf",)),
-    Format("message/rfc822", "mail message", None, ("eml",), binary=False),
-    Format("application/x-ipynb+json", "Jupyter notebook", None, ("ipynb",), binary=False),
     Format("image/jpeg", "JPEG image", None, ("jpg", "jpeg"), (b"\xff\xd8\xff",)),
     Format("image/png", "PNG image", None, ("png",), (b"\x89PNG\r\n\x1a\n",)),
     Format("image/gif", "GIF image", None, ("gif",), (b"GIF87a", b"GIF89a")),
@@ -123,6 +136,8 @@ FORMATS: tuple[Format, ...] = (
 
 _BY_TYPE = {form.mime_type: form for form in FORMATS}
 _BY_EXTENSION = {extension: form for form in FORMATS for extension in form.extensions}
+# Text formats that are told by their content alone.
+_OWN_SIGNS = {"text/html", "application/xml", "message/rfc822"}
 _UNKNOWN = Format("application/octet-stream", "binary file of no known kind")
 _BOMS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 _HTML = re.compile(
@@ -132,6 +147,25 @@ _HTML = re.compile(
 _SHEBANG = re.compile(rb"#! ?/\S*(?:bin|env)")
 # PDF readers accept some rubbish before the header; so does this, as mail gateways make it.
 _PDF_SLACK = 1_024
+# What is in an OLE container, by the names of its streams.
+_STREAMS = (
+    ("EncryptedPackage", ""),
+    ("__properties_version1.0", "application/vnd.ms-outlook"),
+    ("WordDocument", "application/msword"),
+    ("PowerPoint Document", "application/vnd.ms-powerpoint"),
+    ("Workbook", "application/vnd.ms-excel"),
+    ("Book", "application/vnd.ms-excel"),
+)
+_MAIL_HEADER = re.compile(
+    rb"(?:return-path|received|from|to|cc|date|subject|mime-version|message-id|delivered-to|sender"
+    rb"|reply-to|content-type|x-[a-z-]{1,40}|dkim-signature|authentication-results):[ \t]",
+    re.IGNORECASE,
+)
+_MAIL_NEEDS = re.compile(rb"^(?:from|received|date|message-id):", re.IGNORECASE | re.MULTILINE)
+_NOTEBOOK = re.compile(rb'"(?:nbformat|cell_type)"\s*:')
+_XML = re.compile(rb"\s*<\?xml[\s?]")
+# Programs have long written tables and pages of text under these names.
+_TEXT_INSIDE = {"xls": "text/csv", "doc": "text/plain"}
 
 
 def recognise(data: bytes, name: str) -> Format:
@@ -148,7 +182,9 @@ def recognise(data: bytes, name: str) -> Format:
             raise _not_what_it_says(named, name)
     if form.module is None:
         raise _unsupported(form, named, name)
-    if named and named.binary and not form.binary and form.mime_type != "text/html":
+    if named and named.binary and not form.binary and form.mime_type not in _OWN_SIGNS:
+        if inside := _TEXT_INSIDE.get(extension(name)):
+            return _BY_TYPE[inside]
         raise _not_what_it_says(named, name)
     return form
 
@@ -165,9 +201,9 @@ def _by_signature(data: bytes) -> Format | None:
             if form.mime_type == "application/zip":
                 return _inside_zip(data)
             if form.mime_type == "application/x-ole-storage":
-                _refuse_encrypted_office(data)
+                return _inside_ole(data, form)
             return form
-    if b"%PDF-" in head:
+    if b"%PDF-" in head and b" obj" in data:  # else it is a text about PDF
         return _BY_TYPE["application/pdf"]
     if head[4:8] == b"ftyp":
         return _BY_TYPE["video/mp4"]
@@ -186,13 +222,15 @@ def _inside_zip(data: bytes) -> Format:
             names = set(archive.namelist())
             if "mimetype" in names and archive.getinfo("mimetype").file_size < 200:
                 declared = archive.read("mimetype").decode("ascii", "replace").strip()
-                return _BY_TYPE.get(declared, plain)
+                return _BY_TYPE.get(declared.replace("-template", ""), plain)
     except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, ValueError) as error:
         raise DocumentError(
             "damaged",
             "the document is damaged",
             detail=f"It is a ZIP-based file whose archive cannot be read: {error}",
         ) from None
+    if "xl/workbook.bin" in names:
+        return _BY_TYPE[_BINARY_SHEET]
     folders = {name.split("/", 1)[0] for name in names}
     for folder, mime_type in (("word", _WORD), ("xl", _SHEET), ("ppt", _SLIDES)):
         if folder in folders and "[Content_Types].xml" in names:
@@ -200,13 +238,19 @@ def _inside_zip(data: bytes) -> Format:
     return plain
 
 
-def _refuse_encrypted_office(data: bytes) -> None:
-    if "EncryptedPackage".encode("utf-16-le") in data:
-        raise DocumentError(
-            "encrypted",
-            "the document is protected by a password",
-            detail="It is an encrypted Office file.",
-        )
+def _inside_ole(data: bytes, form: Format) -> Format:
+    """Legacy Office files are OLE containers, told apart by their streams."""
+    for stream, mime_type in _STREAMS:
+        if stream.encode("utf-16-le") not in data:
+            continue
+        if not mime_type:
+            raise DocumentError(
+                "encrypted",
+                "the document is protected by a password",
+                detail="It is an encrypted Office file.",
+            )
+        return _BY_TYPE[mime_type]
+    return form
 
 
 def _by_text(data: bytes, named: Format | None) -> Format | None:
@@ -215,33 +259,45 @@ def _by_text(data: bytes, named: Format | None) -> Format | None:
     if b"\x00" in head and not head.startswith(_BOMS) and named is None and _is_rubbish(head):
         return None
     bare = head.removeprefix(codecs.BOM_UTF8)
-    if _HTML.match(bare) and (named is None or named.module != "code"):
+    if _HTML.match(bare) and (named is None or named.module not in ("code", "mail")):
         return _BY_TYPE["text/html"]
     if named and not named.binary:
         return named
+    if _XML.match(bare):
+        return _BY_TYPE["application/xml"]
+    if _MAIL_HEADER.match(bare) and _MAIL_NEEDS.search(bare):
+        return _BY_TYPE["message/rfc822"]
     if named and named.binary and _is_rubbish(head):
         return None
     if _SHEBANG.match(bare):
         return _BY_TYPE["text/x-source"]
+    if bare.lstrip()[:1] in (b"{", b"["):
+        is_notebook = _NOTEBOOK.search(data[:100_000])
+        return _BY_TYPE["application/x-ipynb+json" if is_notebook else "application/json"]
     return _BY_TYPE["text/plain"]
 
 
 def _is_rubbish(head: bytes) -> bool:
     """More control characters than any text has, in an encoding that is not two bytes wide."""
-    if head.startswith(_BOMS):
+    if head.startswith(_BOMS) or wide_without_mark(head):
         return False
-    even, odd = head[0::2].count(0), head[1::2].count(0)
-    if max(even, odd) > 0.3 * len(head) / 2 and min(even, odd) < 0.05 * len(head) / 2:
-        return False  # UTF-16 without its mark
     controls = sum(byte < 9 or 13 < byte < 27 or 27 < byte < 32 for byte in head)
     return controls > 0.02 * len(head)
+
+
+_CONVERT = {
+    "application/msword": "Save it as DOCX, e.g. with: soffice --headless --convert-to docx FILE",
+    "application/vnd.ms-powerpoint": "Save it as PPTX, e.g. with:"
+    " soffice --headless --convert-to pptx FILE",
+    "application/zip": "Store the files in the archive one by one.",
+}
 
 
 def _unsupported(form: Format, named: Format | None, name: str) -> DocumentError:
     detail = f"It is {_a(form.label)}"
     if named and named.mime_type != form.mime_type:
         detail += f", though its name ends in .{extension(name)} like {_a(named.label)}"
-    hint = "Convert the document to PDF, DOCX, HTML or plain text."
+    hint = _CONVERT.get(form.mime_type, "Convert the document to PDF, DOCX, HTML or plain text.")
     if form.mime_type.startswith("image/"):
         hint = "Run OCR on the picture and store the result, e.g. as a searchable PDF."
     return DocumentError(

@@ -8,8 +8,16 @@ from typing import Any
 
 from lxml import etree
 
-from .model import Collector, Extracted, Kind, Limits, Source
-from .text import decode
+from .encoding import decode
+from .model import (
+    MAX_TABLE_HEADER,
+    Collector,
+    Extracted,
+    Kind,
+    Limits,
+    Source,
+    names_columns,
+)
 
 _SKIPPED = frozenset(
     [
@@ -92,10 +100,9 @@ def extract(source: Source, limits: Limits) -> Extracted:
 
     Raises DocumentError damaged where there is no page in it.
     """
-    root, partial = parse_html(_decoded(source.data))
+    root, partial = parse_html(decode_page(source.data))
     collector = Collector(limits)
-    if root is not None:
-        _Walker(collector, has_main=root.find(".//main") is not None).walk(root)
+    add(root, collector)
     return Extracted(
         blocks=tuple(collector.blocks),
         mime_type=source.mime_type,
@@ -106,6 +113,12 @@ def extract(source: Source, limits: Limits) -> Extracted:
         metadata=_described(root),
         partial=partial,
     )
+
+
+def add(root: Any | None, collector: Collector) -> None:
+    """Append the blocks of a page."""
+    if root is not None:
+        _Walker(collector, has_main=root.find(".//main") is not None).walk(root)
 
 
 def parse_html(text: str) -> tuple[Any, str | None]:
@@ -121,7 +134,8 @@ def parse_html(text: str) -> tuple[Any, str | None]:
     return root, "elements nested too deeply were left out" if cut else None
 
 
-def _decoded(data: bytes) -> str:
+def decode_page(data: bytes) -> str:
+    """The page as text, in the encoding it declares if that is not a lie."""
     declared = _CHARSET.search(data[:4_096])
     has_mark = data.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     if declared and not has_mark:
@@ -144,6 +158,7 @@ class _Walker:
         self._has_main = has_main
         self._text: list[str] = []
         self._cells: list[list[str]] = []  # the cells of each open row, tables within tables
+        self._header: str | None = None
         self._marker = ""
         self._preformatted = 0
 
@@ -183,6 +198,8 @@ class _Walker:
             self._text.append(" ")
         if tag == "tr":
             self._cells.append([])
+        elif tag == "table" and not self._cells:
+            self._header = None
         elif tag == "pre":
             self._preformatted += 1
         elif tag == "li":
@@ -221,8 +238,12 @@ class _Walker:
         self._text = []
         if self._cells:  # a row of a table within a cell is part of that cell's text
             self._text.append(row + " ")
+        elif row and len(cells) > 1:
+            self._collector.add(row, kind="table", header=self._header or None)
+            if self._header is None:
+                self._header = row[:MAX_TABLE_HEADER] if names_columns(cells) else ""
         elif row:
-            self._collector.add(row, kind="table" if len(cells) > 1 else "paragraph")
+            self._collector.add(row)
 
     def _add(self, text: str | None) -> None:
         if text:

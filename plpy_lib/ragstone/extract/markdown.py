@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .model import Collector, Extracted, Limits, Source
-from .text import decode
+from .encoding import decode
+from .model import MAX_TABLE_HEADER, Collector, Extracted, Limits, Source, row_text
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -27,7 +27,7 @@ def extract(source: Source, limits: Limits) -> Extracted:
         fields = {name: value.strip("\"'") for name, value in _FIELD.findall(match[1])}
         text = text[match.end() :]
     collector = Collector(limits)
-    _walk(_markdown().parse(text), collector)
+    add(text, collector)
     first = next((block for block in collector.blocks if block.kind == "heading"), None)
     return Extracted(
         blocks=tuple(collector.blocks),
@@ -37,6 +37,11 @@ def extract(source: Source, limits: Limits) -> Extracted:
         language=fields.get("lang") or fields.get("language"),
         created=fields.get("date"),
     )
+
+
+def add(text: str, collector: Collector) -> None:
+    """Append the blocks of a text in Markdown."""
+    _walk(_markdown().parse(text), collector)
 
 
 def _markdown() -> MarkdownIt:
@@ -50,6 +55,7 @@ def _markdown() -> MarkdownIt:
 
 def _walk(tokens: Sequence[Token], collector: Collector) -> None:
     cells: list[str] | None = None
+    header: str | None = None
     heading = 0
     bullets: list[int | None] = []  # one for each open list: the next number, None if a bullet
     marker = ""
@@ -72,8 +78,12 @@ def _walk(tokens: Sequence[Token], collector: Collector) -> None:
                     bullets[-1] = number + 1
             case "tr_open":
                 cells = []
+            case "table_open":
+                header = None
             case "tr_close":
-                collector.add(" | ".join(cells or ()), kind="table")
+                row = row_text(cells or ())
+                collector.add(row, kind="table", header=header)
+                header = header or row[:MAX_TABLE_HEADER]
                 cells = None
             case "fence" | "code_block":
                 collector.add(token.content, kind="code")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,6 +15,9 @@ Kind = Literal["paragraph", "heading", "table", "code", "list"]
 # A heading longer than this is a paragraph in large type; a path of them stays readable.
 MAX_HEADING = 200
 _MAX_SECTION = 400
+# Names of columns longer than this are not repeated.
+MAX_TABLE_HEADER = 300
+_NUMERIC = re.compile(r"[\W\d_]*")
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,8 @@ class Limits:
 
     Byte and page caps are those measured as sensible for a document management system; 30 s of
     CPU is about a hundred times what a 1,000-page book takes, and wall time is twice that so that
-    a busy machine is not taken for a hostile file.
+    a busy machine is not taken for a hostile file. `allowed_types` are MIME types, or their first
+    halves as `text/`; none means all.
     """
 
     max_bytes: int = 50_000_000
@@ -34,6 +40,7 @@ class Limits:
     cpu_seconds: int = 30
     wall_seconds: int = 60
     max_chunks: int = 50_000
+    allowed_types: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +49,8 @@ class Block:
 
     `page` counts from 1. `section` is the path of headings, e.g. `1 Intro > 1.2 Scope`. `level`
     is the depth of a heading, else 0. `continues` is true where the text carries on the block
-    before it, in mid-sentence over a page break.
+    before it, in mid-sentence over a page break. `header` is the first row of the table that a
+    row belongs to, where that row names the columns.
     """
 
     text: str
@@ -51,6 +59,7 @@ class Block:
     kind: Kind = "paragraph"
     level: int = 0
     continues: bool = False
+    header: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +104,7 @@ class Collector:
         kind: Kind = "paragraph",
         level: int = 0,
         continues: bool = False,
+        header: str | None = None,
     ) -> None:
         """Append a block; empty ones vanish. Raises DocumentError too_much_text."""
         self._left -= len(text)
@@ -107,7 +117,18 @@ class Collector:
             )
         text = clean_text(text, keep_indent=kind == "code")
         if text:
-            self.blocks.append(Block(text, page, self.section, kind, level, continues))
+            self.blocks.append(Block(text, page, self.section, kind, level, continues, header))
+
+    def table(self, rows: Iterable[Sequence[str]], *, page: int | None = None) -> None:
+        """Append a table row by row as `a | b`, its first row known to the others if it names."""
+        header: str | None = None
+        for number, cells in enumerate(rows):
+            text = row_text(cells)
+            if number == 0 and names_columns(cells):
+                header = text[:MAX_TABLE_HEADER]
+                self.add(text, page=page, kind="table")
+            else:
+                self.add(text, page=page, kind="table", header=header)
 
     def heading(self, text: str, level: int, *, page: int | None = None) -> None:
         """Append a heading and open its section. What is too long for one is a paragraph."""
@@ -120,9 +141,32 @@ class Collector:
         self.enter(title, level)
         self.add(title, page=page, kind="heading", level=level)
 
+    def leave(self) -> None:
+        """Close all sections."""
+        self._path = []
+        self.section = None
+
     def enter(self, title: str, level: int) -> None:
         """Open a section whose heading is not part of the text, or is added by the caller."""
         self._path = [item for item in self._path if item[0] < level]
         self._path.append((level, title[:MAX_HEADING]))
         path = " > ".join(item[1] for item in self._path)
         self.section = path if len(path) <= _MAX_SECTION else path[-_MAX_SECTION:]
+
+
+def row_text(cells: Iterable[str]) -> str:
+    """A row of a table as a reader takes it in: `a | b`. Cells left empty at its end vanish."""
+    texts = [" ".join(cell.split()) for cell in cells]
+    while texts and not texts[-1]:
+        texts.pop()
+    return " | ".join(texts) if any(texts) else ""
+
+
+def names_columns(cells: Sequence[str]) -> bool:
+    """Whether a table's first row looks like names: several, different, none of them a number."""
+    names = [cell.strip() for cell in cells if cell.strip()]
+    return (
+        len(names) > 1
+        and len(names) == len(set(names))
+        and not any(_NUMERIC.fullmatch(name) or len(name) > 80 for name in names)
+    )

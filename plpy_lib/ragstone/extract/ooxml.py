@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import zipfile
 from typing import Any
 
@@ -20,18 +21,18 @@ _PROPERTIES = {
 }
 
 
-def parse_xml(data: bytes) -> Any:
-    """The root element. No DTD is accepted, no entity expanded, nothing fetched.
+def parse_xml(data: bytes, *, allow_doctype: bool = False) -> Any:
+    """The root element. No DTD is loaded, no entity expanded, nothing fetched.
 
-    Raises DocumentError damaged for a part with a DTD, which no Office program writes, and
-    etree.XMLSyntaxError for what is no XML.
+    Raises DocumentError damaged for a part that declares a DTD, which no Office program writes,
+    unless that is allowed, and etree.XMLSyntaxError for what is no XML.
     """
     parser = etree.XMLParser(
         resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False,
         remove_comments=True, remove_pis=True,
     )  # fmt: skip
     root = etree.fromstring(data, parser)
-    if root.getroottree().docinfo.doctype:
+    if root.getroottree().docinfo.doctype and not allow_doctype:
         raise DocumentError(
             "damaged",
             "the document is not one that an Office program wrote",
@@ -59,3 +60,20 @@ def properties(archive: zipfile.ZipFile) -> dict[str, str]:
         return {}
     found = {name: root.findtext(tag) for name, tag in _PROPERTIES.items()}
     return {name: value.strip() for name, value in found.items() if value and value.strip()}
+
+
+def relations(archive: zipfile.ZipFile, name: str) -> dict[str, tuple[str, str]]:
+    """What a part points to inside the archive, by id: kind and name. "" is the package itself."""
+    folder, _, file = name.rpartition("/")
+    root = part(archive, f"{folder}/_rels/{file}.rels" if folder else f"_rels/{file}.rels")
+    found: dict[str, tuple[str, str]] = {}
+    for node in root if root is not None else ():
+        target = str(node.get("Target", ""))
+        if node.get("TargetMode") == "External" or not target:
+            continue
+        path = target if target.startswith("/") else posixpath.join("/", folder, target)
+        found[str(node.get("Id", ""))] = (
+            str(node.get("Type", "")),
+            posixpath.normpath(path).lstrip("/"),
+        )
+    return found
