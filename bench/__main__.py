@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bench import ingest, quality, scale, search, triggers
+from bench import chunking, ingest, quality, scale, search, triggers
 from bench.harness import BenchError, Server
 
 QUESTIONS = {
@@ -15,6 +15,7 @@ QUESTIONS = {
     "quality": quality,
     "scale": scale,
     "triggers": triggers,
+    "chunking": chunking,
 }
 # What needs nothing but a server.
 BY_DEFAULT = ["ingest", "search", "triggers"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import json
+import mimetypes
 import os
 import resource
 import signal
@@ -41,6 +42,9 @@ def main() -> NoReturn:
     statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
     protections = confine(first["memory_bytes"], first["parent_pid"], readable)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    # openpyxl takes it up where it finds it; its threads would die of the limit on processes.
+    sys.modules["numpy"] = None  # type: ignore[assignment]
+    mimetypes.knownfiles.clear()  # nor may it read the ones of the system
     answer(channel, {"protections": protections})
     serve(channel, statm)
 

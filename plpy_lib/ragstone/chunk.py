@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Literal, Protocol
 
 from .extract.model import Block
@@ -87,9 +88,12 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class _Passage:
+    """A piece of a stretch; `prefix` is said before it, though it stands elsewhere."""
+
     stretch: _Stretch
     start: int
     text: str
+    prefix: str = ""
 
 
 class _Stretch:
@@ -103,13 +107,13 @@ class _Stretch:
         self.blocks = blocks
         parts: list[str] = []
         seen: list[str] = []
-        self._starts: list[int] = []
+        self.starts: list[int] = []
         position = 0
         previous: Block | None = None
         for block in blocks:
             glue = "" if previous is None else _glue(previous, block)
             position += len(glue)
-            self._starts.append(position)
+            self.starts.append(position)
             parts += (glue, block.text)
             runs_on = previous is not None and previous.kind == "heading"
             seen += (" " * len(glue) if runs_on else glue, block.text)
@@ -118,9 +122,13 @@ class _Stretch:
         self.text = "".join(parts)
         self.view = "".join(seen)
 
+    def between(self, first: int, last: int) -> str:
+        """The text of blocks `first` to `last`."""
+        return self.text[self.starts[first] : self.starts[last] + len(self.blocks[last].text)]
+
     def block_at(self, position: int) -> Block:
         """The block at a place; for a heading the one below it, whose section is fuller."""
-        index = max(0, bisect_right(self._starts, position) - 1)
+        index = max(0, bisect_right(self.starts, position) - 1)
         while self.blocks[index].kind == "heading" and index + 1 < len(self.blocks):
             index += 1
         return self.blocks[index]
@@ -144,20 +152,27 @@ def _recursive(
     blocks: Sequence[Block], spec: ChunkSpec, tokenizer: Tokenizer
 ) -> Iterator[_Passage]:
     """At the strongest break that fits: paragraph, line, sentence, word, character."""
-    from semantic_text_splitter import TextSplitter
-
-    if spec.unit == "characters":
-        splitter = TextSplitter(spec.size, spec.overlap)
-        window = max(_WINDOW, 8 * spec.size)
-    else:
-        splitter = TextSplitter.from_callback(tokenizer.count, spec.size, spec.overlap)
-        window = max(_WINDOW, 64 * spec.size)
+    split, window = _splitter(spec, tokenizer)
     for stretch in _stretches(blocks):
         if len(stretch.text) <= spec.size and spec.unit == "characters":
             yield _Passage(stretch, 0, stretch.text)
             continue
-        for start, piece in _in_windows(stretch.view, splitter.chunk_indices, window):
+        for start, piece in _in_windows(stretch.view, split, window):
             yield _Passage(stretch, start, stretch.text[start : start + len(piece)])
+
+
+_Split = Callable[[str], list[tuple[int, str]]]
+
+
+def _splitter(spec: ChunkSpec, tokenizer: Tokenizer) -> tuple[_Split, int]:
+    """What splits a text, and how much of it to give it at a time."""
+    from semantic_text_splitter import TextSplitter
+
+    overlap = min(spec.overlap, spec.size // 2)
+    if spec.unit == "characters":
+        return TextSplitter(spec.size, overlap).chunk_indices, max(_WINDOW, 8 * spec.size)
+    splitter = TextSplitter.from_callback(tokenizer.count, spec.size, overlap)
+    return splitter.chunk_indices, max(_WINDOW, 64 * spec.size)
 
 
 def _fixed(blocks: Sequence[Block], spec: ChunkSpec, _: Tokenizer) -> Iterator[_Passage]:
@@ -170,8 +185,164 @@ def _fixed(blocks: Sequence[Block], spec: ChunkSpec, _: Tokenizer) -> Iterator[_
             yield _Passage(stretch, start + len(piece) - len(piece.lstrip()), text)
 
 
+def _structure(
+    blocks: Sequence[Block], spec: ChunkSpec, tokenizer: Tokenizer
+) -> Iterator[_Passage]:
+    """Between paragraphs, lists, tables and listings; within one only where it is too long.
+
+    A part of a table begins with the names of its columns. Only running text overlaps.
+    """
+    size_of = len if spec.unit == "characters" else tokenizer.count
+    for stretch in _stretches(blocks):
+        if len(stretch.text) <= spec.size or size_of(stretch.text) <= spec.size:
+            yield _Passage(stretch, 0, stretch.text)
+        else:
+            yield from _packed(stretch, _parts(stretch), spec, tokenizer)
+
+
+def _code(blocks: Sequence[Block], spec: ChunkSpec, tokenizer: Tokenizer) -> Iterator[_Passage]:
+    """Definitions whole, neighbours of the same class together; long ones at blank lines."""
+    for _, group in groupby(blocks, lambda block: (block.section or "").split(" > ")[0]):
+        stretch = _Stretch(list(group))
+        yield from _packed(stretch, _definitions(stretch), spec, tokenizer)
+
+
+def _auto(blocks: Sequence[Block], spec: ChunkSpec, tokenizer: Tokenizer) -> Iterator[_Passage]:
+    """Source code by its definitions, everything else by its structure."""
+    is_code = all(block.kind == "code" for block in blocks)
+    return (_code if is_code else _structure)(blocks, spec, tokenizer)
+
+
 _Strategy = Callable[[Sequence[Block], ChunkSpec, Tokenizer], Iterator[_Passage]]
-STRATEGIES: dict[str, _Strategy] = {"recursive": _recursive, "fixed": _fixed}
+STRATEGIES: dict[str, _Strategy] = {
+    "recursive": _recursive,
+    "structure": _structure,
+    "code": _code,
+    "auto": _auto,
+    "fixed": _fixed,
+}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Blocks `first` to `last` of a stretch, which belong together."""
+
+    first: int
+    last: int
+
+
+def _parts(stretch: _Stretch) -> list[_Part]:
+    """Runs of list items, rows or lines of code; a paragraph; headings with what they head."""
+    parts: list[_Part] = []
+    blocks = stretch.blocks
+    for index, block in enumerate(blocks):
+        before = blocks[index - 1] if index else None
+        joins = before is not None and (
+            before.kind == "heading"
+            or block.continues
+            or (block.kind == before.kind and block.kind in ("list", "table", "code"))
+            or (block.kind in ("list", "table", "code") and before.text.endswith(":"))
+        )
+        if joins and parts:
+            parts[-1] = _Part(parts[-1].first, index)
+        else:
+            parts.append(_Part(index, index))
+    return parts
+
+
+def _definitions(stretch: _Stretch) -> list[_Part]:
+    """Neighbouring blocks of the same definition."""
+    parts: list[_Part] = []
+    for index, block in enumerate(stretch.blocks):
+        if parts and stretch.blocks[index - 1].section == block.section:
+            parts[-1] = _Part(parts[-1].first, index)
+        else:
+            parts.append(_Part(index, index))
+    return parts
+
+
+def _packed(
+    stretch: _Stretch, parts: Sequence[_Part], spec: ChunkSpec, tokenizer: Tokenizer
+) -> Iterator[_Passage]:
+    """As many neighbouring parts together as there is room for."""
+    fits = _fits(spec, tokenizer)
+    open_part: _Part | None = None
+    for part in parts:
+        wider = part if open_part is None else _Part(open_part.first, part.last)
+        if fits(stretch.between(wider.first, wider.last)):
+            open_part = wider
+            continue
+        if open_part is not None:
+            yield _passage(stretch, open_part)
+        open_part = part if fits(stretch.between(part.first, part.last)) else None
+        if open_part is None:
+            yield from _broken(stretch, part, spec, tokenizer)
+    if open_part is not None:
+        yield _passage(stretch, open_part)
+
+
+def _fits(spec: ChunkSpec, tokenizer: Tokenizer) -> Callable[[str], bool]:
+    if spec.unit == "characters":
+        return lambda text: len(text) <= spec.size
+    # No token of a word has more than some characters: what is far too long need not be counted.
+    return lambda text: len(text) <= 16 * spec.size and tokenizer.count(text) <= spec.size
+
+
+def _passage(stretch: _Stretch, part: _Part) -> _Passage:
+    return _Passage(stretch, stretch.starts[part.first], stretch.between(part.first, part.last))
+
+
+def _broken(
+    stretch: _Stretch, part: _Part, spec: ChunkSpec, tokenizer: Tokenizer
+) -> Iterator[_Passage]:
+    """A part too long for one chunk: by its blocks, and a block too long by its sentences."""
+    if part.first == part.last:
+        yield from _by_sentences(stretch, part.first, spec, tokenizer)
+        return
+    header = stretch.blocks[part.last].header
+    header = header if header and 4 * len(header) <= spec.size else None
+    room = replace(spec, size=spec.size - len(header) - 1) if header else spec
+    first, last = part.first, part.last
+    while first < last and stretch.blocks[first].kind == "heading":
+        first += 1  # a heading stays with what comes after it
+    single = [
+        _Part(part.first, first),
+        *(_Part(index, index) for index in range(first + 1, last + 1)),
+    ]
+    for passage in _packed_singly(stretch, single, room, tokenizer):
+        lead = stretch.block_at(passage.start).header
+        repeats = header is not None and lead is not None
+        yield replace(passage, prefix=f"{header}\n") if repeats else passage
+
+
+def _packed_singly(
+    stretch: _Stretch, parts: Sequence[_Part], spec: ChunkSpec, tokenizer: Tokenizer
+) -> Iterator[_Passage]:
+    """Like `_packed`, for parts that can only be broken by sentences."""
+    fits = _fits(spec, tokenizer)
+    gathered: list[_Part] = []
+    for part in parts:
+        if gathered and fits(stretch.between(gathered[0].first, part.last)):
+            gathered.append(part)
+            continue
+        if gathered:
+            yield _passage(stretch, _Part(gathered[0].first, gathered[-1].last))
+        gathered = [part] if fits(stretch.between(part.first, part.last)) else []
+        if not gathered:
+            yield from _by_sentences(stretch, part.first, spec, tokenizer, part.last)
+    if gathered:
+        yield _passage(stretch, _Part(gathered[0].first, gathered[-1].last))
+
+
+def _by_sentences(
+    stretch: _Stretch, first: int, spec: ChunkSpec, tokenizer: Tokenizer, last: int | None = None
+) -> Iterator[_Passage]:
+    split, window = _splitter(spec, tokenizer)
+    start = stretch.starts[first]
+    text = stretch.between(first, first if last is None else last)
+    view = stretch.view[start : start + len(text)]
+    for offset, piece in _in_windows(view, split, window):
+        yield _Passage(stretch, start + offset, text[offset : offset + len(piece)])
 
 
 def _stretches(blocks: Sequence[Block]) -> Iterator[_Stretch]:
@@ -206,9 +377,7 @@ def _glue(before: Block, after: Block) -> str:
     return "\n" if before.kind == "heading" else "\n\n"
 
 
-def _in_windows(
-    text: str, split: Callable[[str], list[tuple[int, str]]], window: int
-) -> Iterator[tuple[int, str]]:
+def _in_windows(text: str, split: _Split, window: int) -> Iterator[tuple[int, str]]:
     """The pieces that `split` makes of `text`, without ever giving it more than a window.
 
     The last piece of a window was cut by the window's end, so the next window starts with it.
@@ -233,13 +402,15 @@ def _fit(
     pending = [(passage.start, passage.text)]
     while pending:
         start, content = pending.pop()
+        content = passage.prefix + content
         embed_text = render(content)
         tokens = tokenizer.count(embed_text)
         if tokens > spec.max_tokens:
             room = max(_MIN_ROOM, spec.max_tokens - tokens + tokenizer.count(content))
             pieces = _split_content(content, room, tokenizer)
             if len(pieces) > 1:
-                pending += reversed(list(_located(pieces, content, start)))
+                pending += reversed(list(_located(pieces, content, start - len(passage.prefix))))
+                passage = replace(passage, prefix="")
                 continue
         block = passage.stretch.block_at(start)
         yield Chunk(content, embed_text, len(content), tokens, block.page, block.section)

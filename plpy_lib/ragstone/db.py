@@ -208,6 +208,17 @@ class Database:
         )
         return Pipeline(pipeline_id, model, spec)
 
+    def pipeline_named(self, name: str) -> Pipeline | None:
+        """The pipeline of that name, or the one in use for "active"; None where there is none."""
+        rows = self._rows(
+            "select pipeline_id from rag.pipelines where name operator(pg_catalog.=) $1"
+            " or $1 operator(pg_catalog.=) 'active' and state operator(pg_catalog.=) 'active'"
+            " order by name operator(pg_catalog.=) $1 desc limit 1",
+            ["text"],
+            name,
+        )
+        return self.pipeline(rows[0]["pipeline_id"]) if rows else None
+
     # Worker
 
     def register_worker(self) -> int:

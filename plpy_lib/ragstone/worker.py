@@ -11,9 +11,8 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,8 @@ from ragstone.protocol import Extraction, ExtractRequest
 from ragstone.sandbox import Sandbox
 from ragstone.turns import Turns
 
-EMBED_TOGETHER_TOKENS = 2048
-"""Small documents are embedded together up to this: enough to fill a few runs of the model."""
+EMBED_TOGETHER_TOKENS = 8192
+"""Documents are embedded together up to this, a second's work: the more texts, the less padding."""
 
 
 def drain(plpy: Any, run_for: str, max_documents: int | None) -> None:
@@ -316,7 +315,6 @@ class Worker:
 
     def _collect(self, waiting: InChild) -> Prepared:
         job, extraction = waiting.job, self._sandbox.result(self._check)
-        self._check_type(job, extraction.mime_type)
         self._check_quotas(job, waiting.source.size, len(extraction.chunks))
         document = StoredDocument(
             sha256=waiting.source.sha256,
@@ -356,27 +354,7 @@ class Worker:
                     hint="Put the document into the content column, or delete the row.",
                 )
             return snapshot(content, limit, self._check)
-        root = self._setting("document_root")
-        if root is None:
-            raise DocumentError(
-                "no_document_root",
-                "no document root is set",
-                permanent=False,
-                stage="read",
-                hint="Type: select rag.set('document_root', '/folder/of/the/documents');",
-            )
-        if job.file_path is None:
-            raise DocumentError(
-                "no_path",
-                "the path is null",
-                stage="read",
-                hint="Put the file's name into the path column, or delete the row.",
-            )
-        fd = open_beneath(Path(root), job.file_path)
-        try:
-            return snapshot(fd, limit, self._check)
-        finally:
-            os.close(fd)
+        return read_file(self._setting("document_root"), job.file_path, limit, self._check)
 
     def _embed_and_store(self, group: Sequence[Prepared]) -> None:
         if len(group) == 1:
@@ -475,26 +453,8 @@ class Worker:
         return self._pipelines[job.pipeline_id]
 
     def _limits(self, tenant_id: int | None) -> Limits:
-        return Limits(
-            max_bytes=self._integer("max_file_bytes", tenant_id),
-            max_inflated_bytes=self._integer("max_inflated_bytes", tenant_id),
-            max_pages=self._integer("max_pages", tenant_id),
-            max_text_characters=self._integer("max_text_characters", tenant_id),
-            max_chunks=self._integer("max_chunks", tenant_id),
-            memory_bytes=self._integer("extraction_memory_bytes"),
-            cpu_seconds=self._integer("extraction_cpu_s", tenant_id),
-            wall_seconds=self._integer("extraction_wall_s", tenant_id),
-        )
-
-    def _check_type(self, job: Job, mime_type: str) -> None:
-        allowed = self._setting("allowed_types", job.tenant_id) or "*"
-        if not any(fnmatchcase(mime_type, pattern) for pattern in allowed.split(",")):
-            raise DocumentError(
-                "type_not_allowed",
-                f"documents of type {mime_type} are not taken in",
-                detail=f"allowed_types is {allowed}.",
-                hint="Convert the document, or change the setting allowed_types.",
-            )
+        self._setting("max_pages", tenant_id)  # have the tenant's settings read
+        return limits(self._settings[tenant_id])
 
     def _check_quotas(self, job: Job, size: int, chunks: int = 0) -> None:
         if job.tenant_id is None:
@@ -508,6 +468,51 @@ class Worker:
                 detail=f"{problem}.",
                 hint="Delete other documents of the tenant, or raise the limit with rag.set().",
             )
+
+
+def limits(settings: Mapping[str, str | None]) -> Limits:
+    """What a document may cost by the settings."""
+
+    def integer(name: str) -> int:
+        return int(settings[name] or 0)
+
+    return Limits(
+        max_bytes=integer("max_file_bytes"),
+        max_inflated_bytes=integer("max_inflated_bytes"),
+        max_pages=integer("max_pages"),
+        max_text_characters=integer("max_text_characters"),
+        max_chunks=integer("max_chunks"),
+        memory_bytes=integer("extraction_memory_bytes"),
+        cpu_seconds=integer("extraction_cpu_s"),
+        wall_seconds=integer("extraction_wall_s"),
+        allowed_types=(settings["allowed_types"] or "*").split(","),
+    )
+
+
+def read_file(
+    root: str | None, path: str | None, max_bytes: int, check: Callable[[], None]
+) -> Snapshot:
+    """A copy of a file below the document root; raises DocumentError where there is none."""
+    if root is None:
+        raise DocumentError(
+            "no_document_root",
+            "no document root is set",
+            permanent=False,
+            stage="read",
+            hint="Type: select rag.set('document_root', '/folder/of/the/documents');",
+        )
+    if path is None:
+        raise DocumentError(
+            "no_path",
+            "the path is null",
+            stage="read",
+            hint="Put the file's name into the path column, or delete the row.",
+        )
+    fd = open_beneath(Path(root), path)
+    try:
+        return snapshot(fd, max_bytes, check)
+    finally:
+        os.close(fd)
 
 
 def chunk_hash(chunk: Chunk) -> str:

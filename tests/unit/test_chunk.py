@@ -46,14 +46,14 @@ def test_a_short_document_is_one_chunk_as_it_stands() -> None:
     assert (only.char_count, only.token_count) == (10, 6)
 
 
-@pytest.mark.parametrize("strategy", ["recursive", "fixed"])
+@pytest.mark.parametrize("strategy", ["recursive", "structure", "code", "auto", "fixed"])
 @pytest.mark.parametrize("size", [64, 512, 3_000])
 def test_no_word_is_lost_and_no_chunk_is_too_long(strategy: str, size: int) -> None:
     blocks = [Block(sentences(count, count)) for count in (1, 40, 3, 200)]
     spec = ChunkSpec(strategy, size=size, overlap=size // 10, max_tokens=100)
     chunks = split(blocks, spec)
     whole = " ".join(chunk.content for chunk in chunks)
-    for number in range(200) if strategy == "recursive" else ():
+    for number in range(200) if strategy != "fixed" else ():
         assert re.search(rf"\b{number}\b", whole)
     letters = re.sub(r"\s", "", blocks[1].text)
     assert letters[:30] in re.sub(r"\s", "", whole)
@@ -138,6 +138,68 @@ def test_a_huge_title_does_not_crowd_out_the_content() -> None:
     chunks = split([Block(sentences(30))], spec, title="x! " * 500)
     assert all(each.token_count <= 32 for each in chunks)
     assert "river" in "".join(each.embed_text.lower() for each in chunks)
+
+
+# --- by structure ------------------------------------------------------------------------------
+
+
+def table(rows: int) -> list[Block]:
+    header = "lamp | state"
+    body = [Block(f"lamp {n} | whole", kind="table", header=header) for n in range(rows)]
+    return [Block(header, kind="table"), *body]
+
+
+def test_every_part_of_a_table_names_its_columns() -> None:
+    chunks = split(table(100), ChunkSpec("structure", size=200))
+    assert len(chunks) > 5
+    assert all(each.content.startswith("lamp | state\n") for each in chunks)
+    assert all(len(each.content) <= 200 for each in chunks)
+    rows = [line for each in chunks for line in each.content.splitlines()[1:]]
+    assert rows == [f"lamp {n} | whole" for n in range(100)]
+
+
+def test_a_list_stays_with_the_sentence_that_announces_it() -> None:
+    blocks = [
+        Block(sentences(6)),
+        Block("Bring these:"),
+        *(Block(f"- thing number {n}", kind="list") for n in range(8)),
+    ]
+    chunks = split(blocks, ChunkSpec("structure"))
+    assert chunks[-1].content.startswith("Bring these:")
+    assert chunks[-1].content.count("- thing") == 8
+
+
+def test_a_listing_is_not_torn_where_it_fits() -> None:
+    code = "\n".join(f"    step({n})" for n in range(20))
+    blocks = [Block(sentences(8)), Block(code, kind="code"), Block(sentences(8, 2))]
+    chunks = split(blocks, ChunkSpec("structure"))
+    assert any(code.strip() in each.content for each in chunks)
+
+
+def test_a_heading_goes_with_the_rows_below_it() -> None:
+    blocks = [Block("Lamps", kind="heading", level=1, section="Lamps"), *table(60)]
+    blocks = [Block(b.text, None, "Lamps", b.kind, b.level, False, b.header) for b in blocks]
+    first = split(blocks, ChunkSpec("structure", size=200))[0]
+    assert first.content.startswith("Lamps\nlamp | state")
+
+
+def test_definitions_stay_whole() -> None:
+    def function(name: str) -> list[Block]:
+        body = "\n".join(f"    {name}_{n}()" for n in range(12))
+        return [Block(f"def {name}():\n{body}", section=f"A > {name}", kind="code")]
+
+    chunks = split([*function("one"), *function("two"), *function("three")], ChunkSpec("auto", size=400))
+    assert [each.section for each in chunks] == ["A > one", "A > three"]
+    assert chunks[0].content.count("def ") == 2
+
+
+def test_a_row_longer_than_a_chunk_is_split_and_nothing_of_it_lost() -> None:
+    blocks = [Block("a | b", kind="table")]
+    blocks += [Block(sentences(40), kind="table", header="a | b"), *table(3)]
+    chunks = split(blocks, ChunkSpec("structure", size=200, overlap=0))
+    whole = " ".join(each.content for each in chunks)
+    assert all(re.search(rf"\b{n}\.", whole) for n in range(40))
+    assert all(len(each.content) <= 200 for each in chunks)
 
 
 @pytest.mark.parametrize(

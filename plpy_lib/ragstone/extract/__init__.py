@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 
 from ..errors import DocumentError
 from .cleaning import clean_text, is_blank
@@ -24,6 +25,9 @@ __all__ = [
     "extract",
     "recognise",
 ]
+
+_MAX_LABEL = 1_000
+_MAX_VALUE = 4_000
 
 
 def extract(data: bytes, name: str, limits: Limits) -> Extracted:
@@ -61,22 +65,32 @@ def extract(data: bytes, name: str, limits: Limits) -> Extracted:
             hint="If its pages are pictures, run OCR on it and replace the file. An empty form or"
             " template can be left as it is.",
         )
-    if found.language is None and form.module != "code":
-        return replace(found, language=guess_language(_sample(found.blocks)))
-    return found
+    language = found.language
+    if language is None and form.module != "code":
+        language = guess_language(_sample(found.blocks))
+    return replace(
+        found,
+        title=_label(found.title),
+        author=_label(found.author),
+        language=_label(language),
+        created=_label(found.created),
+        metadata={clean_text(k): clean_text(v)[:_MAX_VALUE] for k, v in found.metadata.items()},
+        partial=_label(found.partial),
+    )
+
+
+def _label(text: str | None) -> str | None:
+    """What a file says of itself, on one line and of bounded length."""
+    return " ".join(clean_text(text).split())[:_MAX_LABEL] or None if text else None
 
 
 def _check_allowed(form: Format, limits: Limits) -> None:
-    allowed = limits.allowed_types
-    if allowed and not any(
-        form.mime_type == each or (each.endswith("/") and form.mime_type.startswith(each))
-        for each in allowed
-    ):
+    if not any(fnmatchcase(form.mime_type, pattern) for pattern in limits.allowed_types):
         raise DocumentError(
             "type_not_allowed",
             "documents of this type are not allowed by the limit allowed_types",
             detail=f"It is of type {form.mime_type} ({form.label}); allowed are"
-            f" {', '.join(allowed)}.",
+            f" {','.join(limits.allowed_types)}.",
             hint="Convert the document to an allowed type, or allow this one.",
         )
 

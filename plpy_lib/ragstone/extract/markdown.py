@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?)\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
 _FIELD = re.compile(r"^(title|author|lang|language|date)[ \t]*:[ \t]*(.+?)[ \t]*$", re.MULTILINE)
-_TAG = re.compile(r"<[^<>]{0,2000}>|<!--.*?-->", re.DOTALL)
+_TAG = re.compile(r"<!--.{0,500}?-->|<[^<>]{0,500}>", re.DOTALL)
+# The parser takes time with the square of a paragraph of brackets or marks.
+_MAX_PARAGRAPH = 50_000
 _parser: MarkdownIt | None = None
 
 
@@ -27,7 +29,14 @@ def extract(source: Source, limits: Limits) -> Extracted:
         fields = {name: value.strip("\"'") for name, value in _FIELD.findall(match[1])}
         text = text[match.end() :]
     collector = Collector(limits)
-    add(text, collector)
+    longest = max(map(len, text.split("\n\n")))
+    partial = None
+    if longest > _MAX_PARAGRAPH:
+        partial = f"read as plain text, since a paragraph has {longest:,} characters"
+        for paragraph in text.split("\n\n"):
+            collector.add(paragraph)
+    else:
+        add(text, collector)
     first = next((block for block in collector.blocks if block.kind == "heading"), None)
     return Extracted(
         blocks=tuple(collector.blocks),
@@ -36,6 +45,7 @@ def extract(source: Source, limits: Limits) -> Extracted:
         author=fields.get("author"),
         language=fields.get("lang") or fields.get("language"),
         created=fields.get("date"),
+        partial=partial,
     )
 
 

@@ -26,8 +26,8 @@ class Limits:
 
     Byte and page caps are those measured as sensible for a document management system; 30 s of
     CPU is about a hundred times what a 1,000-page book takes, and wall time is twice that so that
-    a busy machine is not taken for a hostile file. `allowed_types` are MIME types, or their first
-    halves as `text/`; none means all.
+    a busy machine is not taken for a hostile file. `allowed_types` are MIME types, in
+    which `*` stands for anything: a type not among them is refused before its parser is loaded.
     """
 
     max_bytes: int = 50_000_000
@@ -40,7 +40,7 @@ class Limits:
     cpu_seconds: int = 30
     wall_seconds: int = 60
     max_chunks: int = 50_000
-    allowed_types: Sequence[str] = ()
+    allowed_types: Sequence[str] = ("*",)
 
 
 @dataclass(frozen=True, slots=True)
