@@ -58,6 +58,29 @@ end
 $plpgsql$;
 comment on function rag._require_column(regclass, name, text, regtype[]) is 'raises 42703 or 42804 unless the table has the column in one of the types';
 
+create or replace function rag._require_columns(source rag.sources) returns void
+  language plpgsql stable
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _column name;
+begin
+  perform rag._require_column(source.relation, source.key_column, 'The primary key',
+                              '{smallint,integer,bigint,uuid,text,varchar,char,name}');
+  perform rag._require_column(source.relation, source.path_column, 'path_column', '{text,varchar,char,name}');
+  perform rag._require_column(source.relation, source.content_column, 'content_column', '{text,varchar,char,bytea}');
+  perform rag._require_column(source.relation, source.name_column, 'name_column', '{text,varchar,char,name}');
+  perform rag._require_column(source.relation, source.title_column, 'title_column', '{text,varchar,char,name}');
+  perform rag._require_column(source.relation, source.tenant_column, 'tenant_column', '{smallint,integer,bigint}');
+  perform rag._require_column(source.relation, source.tags_column, 'tags_column', '{text[],varchar[]}');
+  perform rag._require_column(source.relation, source.language_column, 'language_column', '{text,varchar,char,name}');
+  foreach _column in array source.metadata_columns loop
+    perform rag._require_column(source.relation, _column, 'metadata_columns', null);
+  end loop;
+end
+$plpgsql$;
+comment on function rag._require_columns(rag.sources) is 'raises 42703 or 42804 unless the table has all columns of the source in types that are read without calling anything of its owner''s';
+
 create or replace function rag._triggers(source_id integer) returns setof pg_trigger
   language sql stable
   set search_path = pg_catalog, pg_temp
@@ -114,7 +137,6 @@ declare
   _schema   name;
   _key      name[] := rag._key_columns(attach_source.relation);
   _key_type regtype;
-  _column   name;
   _source   rag.sources;
 begin
   select c.relkind, c.relname, n.nspname into _kind, _relname, _schema
@@ -169,18 +191,6 @@ begin
   end if;
 
   _key_type := rag._column_type(attach_source.relation, _key[1]);
-  perform rag._require_column(attach_source.relation, _key[1], 'The primary key',
-                              '{smallint,integer,bigint,uuid,text,varchar,char,name}');
-  perform rag._require_column(attach_source.relation, attach_source.path_column, 'path_column', '{text,varchar,char,name}');
-  perform rag._require_column(attach_source.relation, attach_source.content_column, 'content_column', '{text,varchar,char,bytea}');
-  perform rag._require_column(attach_source.relation, attach_source.name_column, 'name_column', '{text,varchar,char,name}');
-  perform rag._require_column(attach_source.relation, attach_source.title_column, 'title_column', '{text,varchar,char,name}');
-  perform rag._require_column(attach_source.relation, attach_source.tenant_column, 'tenant_column', '{smallint,integer,bigint}');
-  perform rag._require_column(attach_source.relation, attach_source.tags_column, 'tags_column', '{text[],varchar[]}');
-  perform rag._require_column(attach_source.relation, attach_source.language_column, 'language_column', '{text,varchar,char,name}');
-  foreach _column in array attach_source.metadata_columns loop
-    perform rag._require_column(attach_source.relation, _column, 'metadata_columns', null);
-  end loop;
 
   perform rag._ensure_partition(p.pipeline_id) from rag.pipelines p where p.state in ('active', 'building');
 
@@ -194,6 +204,7 @@ begin
           attach_source.path_column, attach_source.content_column, attach_source.name_column, attach_source.title_column,
           attach_source.tenant_column, attach_source.tags_column, attach_source.language_column, attach_source.metadata_columns)
   returning * into _source;
+  perform rag._require_columns(_source);
   _source := rag._follow_columns(_source);
   -- A statement on a partition fires only that partition's triggers, one on the table only the table's.
   -- The table last: rag._after_ddl() takes its four triggers for the sign that all is done.
@@ -288,15 +299,32 @@ create or replace function rag._column_or_null(column_name name, type text) retu
 as $sql$ select case when column_name is null then 'null::' || type else format('s.%I::%s', column_name, type) end $sql$;
 comment on function rag._column_or_null(name, text) is 'expression for a column of the source''s row s, null where it has none';
 
+create or replace function rag._has_trusted_type(relation regclass, column_name name) returns boolean
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  with recursive types as (
+    select t.typbasetype, t.typowner from pg_type t where t.oid = rag._column_type(relation, column_name)
+    union all
+    -- json sees through domains.
+    select t.typbasetype, t.typowner from types d join pg_type t on t.oid = d.typbasetype
+  )
+  select r.rolsuper from types t join pg_roles r on r.oid = t.typowner where t.typbasetype = 0
+$sql$;
+comment on function rag._has_trusted_type(regclass, name) is 'whether a column''s type is a superuser''s, so that nobody else can give it a cast';
+
 create or replace function rag._metadata_expression(source rag.sources) returns text
   language sql stable
   set search_path = pg_catalog, pg_temp
 as $sql$
-  -- A jsonb object is taken as it is, any other column under its name.
+  -- A jsonb object is taken as it is, any other column under its name. Making json calls a cast of the
+  -- type where there is one; writing it as text calls only the type's own output.
   select coalesce(string_agg(format(
            case when rag._column_type(source.relation, c) = 'jsonb'::regtype
                 then 'case jsonb_typeof(s.%1$I) when ''object'' then s.%1$I else jsonb_build_object(%1$L, s.%1$I) end'
-                else 'jsonb_build_object(%1$L, s.%1$I)' end, c), ' || ' order by i), '''{}''::jsonb')
+                when rag._has_trusted_type(source.relation, c)
+                then 'jsonb_build_object(%1$L, s.%1$I)'
+                else 'jsonb_build_object(%1$L, case when s.%1$I is not null then format(''%%s'', s.%1$I) end)' end, c), ' || ' order by i), '''{}''::jsonb')
   from unnest(source.metadata_columns) with ordinality u (c, i)
 $sql$;
 comment on function rag._metadata_expression(rag.sources) is 'expression for the metadata of the source''s row s';
@@ -494,6 +522,9 @@ begin
     _source.key_column,
     (select string_agg(format(case when rag._column_type(_source.relation, c) = 'json'::regtype
                                    then 'o.%1$I::text is distinct from n.%1$I::text'
+                                   -- Nor may comparing find an operator by way of the owner's casts.
+                                   when not rag._has_trusted_type(_source.relation, c)
+                                   then 'format(''%%s'', o.%1$I) is distinct from format(''%%s'', n.%1$I)'
                                    else 'o.%1$I is distinct from n.%1$I' end, c), ' or ')
      from unnest(rag._watched_columns(_source)) c))
   into _changed;
@@ -581,6 +612,9 @@ begin
                     and (d.objid = s.relation or d.objid in (select t.relid from pg_partition_tree(s.relation) t)))
   loop
     _source := rag._follow_columns(_source);
+    -- Triggers read these columns with the rights of ragstone's owner: a type of the table's owner,
+    -- with a cast of their own, would be run with those rights.
+    perform rag._require_columns(_source);
     -- A new partition has none, while the table has all four: a half restored dump is left alone.
     perform rag._make_triggers(_source.source_id, t.relid)
     from pg_partition_tree(_source.relation) t
