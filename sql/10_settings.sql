@@ -73,8 +73,16 @@ end
 $plpgsql$;
 comment on function rag._definition(text, bigint) is 'what a setting is; raises 42704 for a name that is none, 22023 for a tenant''s where tenants have none';
 
+create or replace function rag._caller() returns name
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$ select case current_setting('role') when 'none' then session_user else current_setting('role')::name end $sql$;
+comment on function rag._caller() is 'who is asking, within a function that runs with the rights of its owner';
+
 create or replace function rag.get(name text, tenant_id bigint default null) returns text
   language plpgsql stable
+  -- SECURITY DEFINER: the table of settings is closed, so that it is written through rag.set() alone.
+  security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
@@ -99,12 +107,21 @@ comment on function rag._check_folder(text) is 'why the server cannot use the fo
 
 create or replace function rag.set(name text, value text, tenant_id bigint default null) returns text
   language plpgsql
+  -- SECURITY DEFINER: whoever may change settings can neither store a value that was not checked, nor
+  -- ask Python about folders.
+  security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
   _definition record := rag._definition(set.name, set.tenant_id);
   _problem    text;
 begin
+  if set.name = 'document_root' and not pg_has_role(rag._caller(), 'pg_read_server_files', 'usage') then
+    raise exception 'setting the document root is for those who may read the server''s files'
+      using errcode = 'insufficient_privilege',
+            detail  = 'Every file below it that the server''s account can read can be found by searching.',
+            hint    = format('Have a superuser set it, or type as one: grant pg_read_server_files to %I;', rag._caller());
+  end if;
   if set.value is null then
     delete from rag._settings s where s.name = set.name and s.tenant_id is not distinct from set.tenant_id;
     return rag.get(set.name, set.tenant_id);
@@ -126,8 +143,8 @@ begin
             hint    = format('It is %s. Back to its default: select rag.set(%L, null);', _definition.description, set.name);
   end if;
 
-  insert into rag._settings (name, tenant_id, value)
-  values (set.name, set.tenant_id, case _definition.kind when 'boolean' then lower(set.value) else set.value end)
+  insert into rag._settings (name, tenant_id, value, updated_by)
+  values (set.name, set.tenant_id, case _definition.kind when 'boolean' then lower(set.value) else set.value end, rag._caller())
   on conflict on constraint one_value_a_tenant do update
     set value = excluded.value, updated_at = excluded.updated_at, updated_by = excluded.updated_by;
   if set.name = 'document_root' then
@@ -136,7 +153,7 @@ begin
   return set.value;
 end
 $plpgsql$;
-comment on function rag.set(text, text, bigint) is 'changes a setting, for all or for one tenant (value null: back to what it was without), and returns the value now in force; raises 42704 for an unknown name, 22023 for a value it cannot have';
+comment on function rag.set(text, text, bigint) is 'changes a setting, for all or for one tenant (value null: back to what it was without), and returns the value now in force; raises 42704 for an unknown name, 22023 for a value it cannot have, 42501 for the document root without pg_read_server_files';
 
 create or replace function rag._check_integer(value text, minimum numeric, maximum numeric) returns text
   language sql immutable

@@ -19,6 +19,8 @@ comment on function rag._embed(text, text) is 'embedding by the named model; no 
 
 create or replace function rag.embed(content text, model text default null) returns vector
   language plpgsql stable parallel restricted
+  -- SECURITY DEFINER: Python is called only with the name of a model that exists.
+  security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare

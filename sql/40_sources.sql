@@ -129,17 +129,21 @@ create or replace function rag.attach_source(
     name             text   default null)
   returns rag.sources
   language plpgsql
+  -- SECURITY DEFINER: documents, jobs and partitions are written by ragstone alone. The table must be
+  -- the caller's own, which is checked first.
+  security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
   _kind     "char";
   _relname  name;
   _schema   name;
+  _owner    oid;
   _key      name[] := rag._key_columns(attach_source.relation);
   _key_type regtype;
   _source   rag.sources;
 begin
-  select c.relkind, c.relname, n.nspname into _kind, _relname, _schema
+  select c.relkind, c.relname, n.nspname, c.relowner into _kind, _relname, _schema, _owner
   from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = attach_source.relation;
 
   if attach_source.relation is null then
@@ -148,6 +152,11 @@ begin
             hint    = 'Name it like: select rag.attach_source(''"TblDocumentFiles"'', path_column => ''DocumentFilePath'');';
   elsif _kind is null then
     raise exception 'there is no table with oid %', attach_source.relation::oid using errcode = 'undefined_table';
+  elsif attach_source.relation <> 'rag.uploads'::regclass and not pg_has_role(rag._caller(), _owner, 'usage') then
+    raise exception 'must be owner of table %', attach_source.relation
+      using errcode = 'insufficient_privilege',
+            detail  = 'Attaching makes triggers, and all rows of the table can be found by searching.',
+            hint    = format('Have it attached by %s, or by a superuser.', _owner::regrole);
   elsif _kind not in ('r', 'p') then
     raise exception '% is not a table', attach_source.relation
       using errcode = 'wrong_object_type',
@@ -221,7 +230,7 @@ begin
 end
 $plpgsql$;
 comment on function rag.attach_source(regclass, name, name, name, name, name, name, name, name[], text) is
-  'makes every row of a table a document, now and from now on: path_column names the column with the file name below the document root, or content_column the one with the document itself (bytea or text; name_column then tells its type where the content does not); title, tenant (integer), tags (text[]), language and metadata columns are carried along; name is for the source filter of searches (default: the table''s). Returns the source. Raises 42809 for a view, 55000 without a primary key, 0A000 for one of several columns, 42703 and 42804 for a column that is not there or of another type, 42710 where it is attached with other columns; attaching it once more as it is changes nothing';
+  'makes every row of a table a document, now and from now on: path_column names the column with the file name below the document root, or content_column the one with the document itself (bytea or text; name_column then tells its type where the content does not); title, tenant (integer), tags (text[]), language and metadata columns are carried along; name is for the source filter of searches (default: the table''s). Returns the source. Raises 42809 for a view, 55000 without a primary key, 0A000 for one of several columns, 42703 and 42804 for a column that is not there or of another type, 42710 where it is attached with other columns, 42501 for the table of another; attaching it once more as it is changes nothing';
 
 create or replace function rag._source(relation regclass) returns rag.sources
   language plpgsql stable
@@ -243,6 +252,8 @@ comment on function rag._source(regclass) is 'the source of an attached table; r
 
 create or replace function rag.enqueue_existing(relation regclass) returns bigint
   language plpgsql
+  -- SECURITY DEFINER: jobs are written by ragstone alone; only tables that are attached are read.
+  security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
@@ -263,6 +274,8 @@ comment on function rag.enqueue_existing(regclass) is 'looks at every row of an 
 
 create or replace function rag.detach_source(relation regclass) returns bigint
   language plpgsql
+  -- SECURITY DEFINER: takes away what ragstone made, and nothing of the table's owner.
+  security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare

@@ -1,5 +1,21 @@
 -- Documents without a table of the user's: rag.uploads, attached like any source at its first use.
 
+create or replace function rag._open_uploads(tenant_id bigint) returns bigint
+  language plpgsql
+  -- SECURITY DEFINER: whoever adds documents can neither attach tables nor read other settings.
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+begin
+  perform rag.attach_source('rag.uploads', content_column => 'content', name_column => 'name', title_column => 'title',
+                            tenant_column => 'tenant_id', tags_column => 'tags', language_column => 'language',
+                            metadata_columns => '{metadata}', name => 'uploads')
+   where not exists (select from rag.sources s where s.relation = 'rag.uploads'::regclass);
+  return rag.get('max_file_bytes', _open_uploads.tenant_id)::bigint;
+end
+$plpgsql$;
+comment on function rag._open_uploads(bigint) is 'attaches rag.uploads at its first use; returns max_file_bytes of the tenant';
+
 create or replace function rag.add_document(
     name      text,
     content   bytea,
@@ -13,9 +29,8 @@ create or replace function rag.add_document(
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _source_id integer;
   _upload_id bigint;
-  _limit     bigint := rag.get('max_file_bytes', add_document.tenant_id)::bigint;
+  _limit     bigint := rag._open_uploads(add_document.tenant_id);
 begin
   if coalesce(add_document.name, '') = '' or add_document.content is null then
     raise exception 'a document has a name and a content'
@@ -31,11 +46,6 @@ begin
             hint    = 'Such as: metadata => ''{"author": "…"}''';
   end if;
 
-  select (rag.attach_source('rag.uploads', content_column => 'content', name_column => 'name', title_column => 'title',
-                            tenant_column => 'tenant_id', tags_column => 'tags', language_column => 'language',
-                            metadata_columns => '{metadata}', name => 'uploads')).source_id
-    into _source_id
-   where not exists (select from rag.sources s where s.relation = 'rag.uploads'::regclass);
   insert into rag.uploads (name, content, title, tenant_id, tags, language, metadata)
   values (add_document.name, add_document.content, add_document.title, add_document.tenant_id, add_document.tags,
           add_document.language, coalesce(add_document.metadata, '{}'))

@@ -84,6 +84,8 @@ as $sql$ select format('ragstone maintenance in %s', current_database()) $sql$;
 
 create or replace function rag.start_workers(workers integer default 1) returns integer
   language plpgsql
+  -- SECURITY DEFINER: workers run as ragstone's owner whoever starts them, and do nothing but rag.drain().
+  security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
@@ -126,6 +128,8 @@ comment on function rag.start_workers(integer) is 'schedules this many workers w
 
 create or replace function rag.stop_workers() returns integer
   language plpgsql
+  -- SECURITY DEFINER: the jobs of pg_cron and the list of workers are those of ragstone's owner.
+  security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare

@@ -1,0 +1,161 @@
+-- Who may do what. The table is data: rag.grant_usage() grants what it says, and
+-- tests/privileges/test_matrix.py compares it with what roles can do in fact.
+
+create or replace function rag._privileges()
+  returns table (level text, kind text, object text, privilege text, columns text)
+  language sql immutable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  -- search: find passages. Functions run with the caller's rights, so that row security on documents and
+  -- chunks applies; their parts are listed because the caller calls them.
+  select 'search', 'routine', f, 'execute', null
+  from unnest(array[
+    'search_documents', 'embed',
+    '_active_pipeline', '_automatic_weight', '_check_search', '_embed_query', '_indexed_vector', '_lexeme_index', '_partition',
+    '_query_lexemes', '_search', '_vector_schema']) f
+  union all
+  select 'search', 'table', v.object, 'select', v.columns
+  from (values
+    ('document_chunks', null),
+    ('documents',       'source_id, document_id, source_key, file_path, title, extracted, tenant_id, tags, language, metadata, updated_at'),
+    ('sources',         null),
+    ('pipelines',       null),
+    ('models',          null)) v (object, columns)
+
+  -- ingest: give documents to rag.uploads and take them away. Row security on rag.uploads applies.
+  union all
+  select 'ingest', 'routine', f, 'execute', null
+  from unnest(array['add_document', 'remove_document', 'job', '_open_uploads']) f
+  union all
+  select 'ingest', 'table', v.object, v.privilege, v.columns
+  from (values
+    ('uploads',         'insert', null),
+    ('uploads',         'delete', null),
+    ('uploads',         'select', 'upload_id, tenant_id'),
+    ('ingestion_queue', 'select', 'job_id, source_id, document_id, pipeline_id'),
+    ('sources',         'select', 'source_id, name, relation'),
+    ('pipelines',       'select', 'pipeline_id, name, state')) v (object, privilege, columns)
+
+  -- operate: see everything but texts and settings, and act on jobs and workers.
+  union all
+  select 'operate', 'routine', f, 'execute', null
+  from unnest(array['job', 'start_workers', 'stop_workers', 'cleanup_orphaned_chunks',
+                    -- A view's tables are read with its owner's rights, its functions called with the caller's.
+                    '_worker_is_alive', '_lock_class']) f
+  union all
+  select 'operate', 'table', t, 'select', null
+  from unnest(array['documents', 'document_versions', 'ingestion_queue', 'job_history', 'models', 'pipelines', 'sources', 'workers',
+                    'ingestion_log', 'worker_activity']) t
+
+  -- admin: besides all of the above, decide what is read and how.
+  union all
+  select 'admin', 'routine', f, 'execute', null
+  from unnest(array['get', 'set', 'attach_source', 'detach_source', 'enqueue_existing', '_setting_definitions']) f
+  union all
+  select 'admin', 'table', 'settings', 'select', null
+$sql$;
+comment on function rag._privileges() is 'what each level may do: the one table behind rag.grant_usage(); admin may do what the other levels may, too';
+
+create or replace function rag._level_privileges(level text)
+  returns table (kind text, object text, privilege text, columns text)
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  select distinct p.kind,
+         case p.kind when 'routine' then r.oid::regprocedure::text else format('rag.%I', p.object) end,
+         p.privilege, p.columns
+    from rag._privileges() p
+    left join pg_proc r on p.kind = 'routine' and r.pronamespace = 'rag'::regnamespace and r.proname = p.object
+   where p.level = _level_privileges.level or _level_privileges.level = 'admin'
+$sql$;
+comment on function rag._level_privileges(text) is 'rag._privileges() of a level, with every form of a function';
+
+create or replace function rag._check_grantee(role name, level text) returns void
+  language plpgsql stable
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+begin
+  if level is null or level not in ('search', 'ingest', 'operate', 'admin') then
+    raise exception 'there is no level %', coalesce(quote_ident(level), 'null')
+      using errcode = 'invalid_parameter_value',
+            hint    = 'level is ''search'', ''ingest'', ''operate'' or ''admin''; a role can be given several.';
+  elsif lower(role) = 'public' then
+    raise exception 'nothing of ragstone is granted to everybody'
+      using errcode = 'invalid_grant_operation',
+            hint    = 'Make a role for it: create role readers; select rag.grant_usage(''readers'', level => ''search''); and grant that one.';
+  elsif not exists (select from pg_roles r where r.rolname = role) then
+    raise exception 'there is no role %', coalesce(quote_ident(role), 'null')
+      using errcode = 'undefined_object',
+            hint    = 'Roles are listed by: \du. The name is taken as it is, without quotes.';
+  end if;
+end
+$plpgsql$;
+comment on function rag._check_grantee(name, text) is 'raises 22023 for an unknown level, 0LP01 for public, 42704 for an unknown role';
+
+create or replace function rag.grant_usage(role name, level text default 'search') returns bigint
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _privilege record;
+  _count     bigint := 0;
+begin
+  perform rag._check_grantee(grant_usage.role, grant_usage.level);
+  execute format('grant usage on schema rag to %I', grant_usage.role);
+  if not has_schema_privilege(grant_usage.role, rag._vector_schema(), 'usage') then
+    execute format('grant usage on schema %I to %I', rag._vector_schema(), grant_usage.role);
+  end if;
+  for _privilege in select * from rag._level_privileges(grant_usage.level) loop
+    execute format('grant %s%s on %s %s to %I', _privilege.privilege, ' (' || _privilege.columns || ')',
+                   _privilege.kind, _privilege.object, grant_usage.role);
+    _count := _count + 1;
+  end loop;
+  return _count;
+end
+$plpgsql$;
+comment on function rag.grant_usage(name, text) is 'lets a role use ragstone: search (find passages), ingest (add and remove documents), operate (see and steer jobs and workers) or admin (all of these, settings, sources and pipelines); levels add up. Type it again after an update, which may bring new functions. Returns the number of privileges. Raises 42704 for an unknown role, 22023 for an unknown level, 0LP01 for public';
+
+create or replace function rag.revoke_usage(role name) returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _object record;
+begin
+  perform rag._check_grantee(revoke_usage.role, 'search');
+  -- Whatever it has, by whichever version it was granted; partitions too, should somebody have granted those.
+  for _object in
+    select case when c.relkind = 'S' then 'sequence' else 'table' end as kind, c.oid::regclass::text as name
+    from pg_class c where c.relnamespace = 'rag'::regnamespace and c.relkind in ('r', 'p', 'v', 'S')
+    union all
+    select 'routine', p.oid::regprocedure::text from pg_proc p where p.pronamespace = 'rag'::regnamespace
+    union all
+    select 'schema', 'rag'
+  loop
+    execute format('revoke all on %s %s from %I', _object.kind, _object.name, revoke_usage.role);
+  end loop;
+end
+$plpgsql$;
+comment on function rag.revoke_usage(name) is 'takes all privileges on ragstone''s objects from a role, whatever its level; roles that it is a member of keep theirs. Raises 42704 for an unknown role';
+
+create or replace view rag.usage_grants as
+  select r.rolname as role, l.level, count(*) filter (where not g.granted) as missing
+    from pg_catalog.pg_roles r
+   cross join lateral (values ('search', 'search_documents'), ('ingest', 'add_document'), ('operate', 'start_workers'), ('admin', 'set')) l (level, mark)
+   cross join lateral rag._level_privileges(l.level) p
+   cross join lateral (select case
+           when p.kind = 'routine' then pg_catalog.has_function_privilege(r.oid, p.object, p.privilege)
+           when p.columns is null   then pg_catalog.has_table_privilege(r.oid, p.object, p.privilege)
+           else (select pg_catalog.bool_and(pg_catalog.has_column_privilege(r.oid, p.object, pg_catalog.btrim(c), p.privilege))
+                 from pg_catalog.string_to_table(p.columns, ',') c)
+         end as granted) g
+   where exists (select from pg_catalog.pg_proc f, pg_catalog.aclexplode(f.proacl) a
+                 where f.pronamespace = 'rag'::pg_catalog.regnamespace and f.proname = l.mark and a.grantee = r.oid
+                   and a.grantee <> f.proowner)
+     and (l.level = 'admin'
+          or not exists (select from pg_catalog.pg_proc f, pg_catalog.aclexplode(f.proacl) a
+                         where f.pronamespace = 'rag'::pg_catalog.regnamespace and f.proname = 'set' and a.grantee = r.oid
+                           and a.grantee <> f.proowner))
+   group by r.rolname, l.level
+   order by r.rolname, l.level;
+comment on view rag.usage_grants is 'roles that were given a level by rag.grant_usage(), and how many privileges of that level each is missing, as after an update';
