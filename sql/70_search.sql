@@ -510,6 +510,22 @@ return rerank(plpy, query_text, passages, model)
 $python$;
 comment on function rag._rerank(text, text[], text) is 'score of each passage for a question, by a reranker';
 
+create or replace function rag._rerank_scores(query_text text, passages text[], model text) returns float[]
+  language plpgsql stable strict parallel restricted
+  -- SECURITY DEFINER: a searching role calls Python only with the name of a reranker that exists.
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+begin
+  perform from rag.models m where m.name = _rerank_scores.model and m.kind = 'reranker';
+  if not found then
+    raise exception 'there is no reranker "%"', _rerank_scores.model using errcode = 'undefined_object';
+  end if;
+  return rag._rerank(query_text, passages, model);
+end
+$plpgsql$;
+comment on function rag._rerank_scores(text, text[], text) is 'rag._rerank() for roles that may search; raises 42704 for a model that is no reranker';
+
 create or replace function rag._reranked(hits rag._search_hit[], query_text text, options rag._search_options, pipeline rag.pipelines)
   returns rag._search_hit[]
   language sql stable
@@ -523,7 +539,7 @@ as $sql$
   score as (
     select u.score, u.position
     from (select array_agg(h.content order by h.place) as contents from hit h) a,
-         unnest(rag._rerank(query_text, a.contents, options.rerank)) with ordinality as u (score, position)
+         unnest(rag._rerank_scores(query_text, a.contents, options.rerank)) with ordinality as u (score, position)
   ),
   numbered as (select h.*, row_number() over (order by h.place) as position from hit h)
   select array(

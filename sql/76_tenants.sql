@@ -95,30 +95,3 @@ begin
 end
 $plpgsql$;
 comment on function rag.disable_tenant_isolation() is 'takes back rag.enable_tenant_isolation(), and returns the number of tables';
-
-create or replace function rag.grant_search(to_role regrole) returns void
-  language plpgsql
-  set search_path = pg_catalog, pg_temp
-as $plpgsql$
-declare
-  _object text;
-begin
-  execute format('grant usage on schema rag to %s', to_role);
-  execute format('grant select on rag.documents, rag.document_chunks, rag.sources, rag.pipelines, rag.models to %s', to_role);
-  -- What searches are made of. None of it writes but _embed_query(), which is the cache's own keeper,
-  -- and none reads a closed table but those that say why.
-  for _object in
-    select p.oid::regprocedure::text from pg_proc p
-    where p.pronamespace = 'rag'::regnamespace
-      and p.proname = any ('{search_documents,find_documents,current_tenant,_search,_search_by_document,_search_hits,_search_results,
-        _checked_options,_checked_embedding,_question_embedding,_embed_query,_searched_pipeline,_active_pipeline,_partition,_vector_schema,
-        _indexed_vector,_search_filter,_readable_in_source,_column_type,_estimated_rows,_query_weights,_query_lexemes,_rarest_lexemes,_lexeme_query,
-        _dense_candidates,_text_candidates,_exact_candidates,_candidates,_set_index_effort,_fuse,_automatic_weight,_context,_join_chunks,_snippet,_html,
-        _parse_query,_parsable,_without_accents,_codes,_analyze,_text_search_configs,_text_condition,_in_any_language,_language_code,_lexeme_index,
-        _rerank,_reranked}')
-  loop
-    execute format('grant execute on function %s to %s', _object, to_role);
-  end loop;
-end
-$plpgsql$;
-comment on function rag.grant_search(regrole) is 'lets a role search: what it finds is what it may select from rag.documents and rag.document_chunks, by privileges and row security';

@@ -27,8 +27,6 @@ create or replace function rag.job(job_id bigint)
   returns table (job_id bigint, source text, document_id bigint, pipeline text, operation text, status text, attempts integer,
                  stage text, error text, hint text, created_at timestamptz, started_at timestamptz, finished_at timestamptz, next_run_at timestamptz)
   language sql stable
-  -- SECURITY DEFINER: whoever adds documents can ask for a job without reading the queue.
-  security definer
   set search_path = pg_catalog, pg_temp
 as $sql$
   select j.job_id, s.name, j.document_id, p.name, j.operation, j.status, j.attempts, j.stage, j.error, j.error_hint,

@@ -10,9 +10,13 @@ as $sql$
   -- chunks applies; their parts are listed because the caller calls them.
   select 'search', 'routine', f, 'execute', null
   from unnest(array[
-    'search_documents', 'embed',
-    '_active_pipeline', '_automatic_weight', '_check_search', '_embed_query', '_indexed_vector', '_lexeme_index', '_partition',
-    '_query_lexemes', '_search', '_vector_schema']) f
+    'search_documents', 'find_documents', 'embed', 'current_tenant',
+    '_active_pipeline', '_analyze', '_automatic_weight', '_candidates', '_checked_embedding', '_checked_options', '_codes', '_column_type',
+    '_context', '_dense_candidates', '_embed_query', '_estimated_rows', '_exact_candidates', '_fuse', '_in_any_language', '_indexed_vector',
+    '_join_chunks', '_language_code', '_lexeme_index', '_lexeme_query', '_parsable', '_parse_query', '_partition', '_query_lexemes',
+    '_query_weights', '_question_embedding', '_rarest_lexemes', '_readable_in_source', '_rerank_scores', '_reranked', '_search',
+    '_search_by_document', '_search_filter', '_search_hits', '_search_results', '_searched_pipeline', '_set_index_effort', '_snippet',
+    '_text_candidates', '_text_condition', '_text_search_configs', '_vector_schema', '_without_accents']) f
   union all
   select 'search', 'table', v.object, 'select', v.columns
   from (values
@@ -25,34 +29,35 @@ as $sql$
   -- ingest: give documents to rag.uploads and take them away. Row security on rag.uploads applies.
   union all
   select 'ingest', 'routine', f, 'execute', null
-  from unnest(array['add_document', 'remove_document', 'job', '_open_uploads']) f
+  from unnest(array['add_document', 'remove_document', 'job', 'current_tenant', '_open_uploads']) f
   union all
   select 'ingest', 'table', v.object, v.privilege, v.columns
   from (values
     ('uploads',         'insert', null),
     ('uploads',         'delete', null),
     ('uploads',         'select', 'upload_id, tenant_id'),
-    ('ingestion_queue', 'select', 'job_id, source_id, document_id, pipeline_id'),
+    ('ingestion_queue', 'select', null),
+    ('job_history',     'select', null),
+    -- What row security on jobs asks for, see rag.enable_tenant_isolation().
+    ('documents',       'select', 'source_id, document_id, tenant_id'),
     ('sources',         'select', 'source_id, name, relation'),
     ('pipelines',       'select', 'pipeline_id, name, state')) v (object, privilege, columns)
 
-  -- operate: see everything but texts and settings, and act on jobs and workers.
+  -- operate: see everything but texts, and act on jobs and workers.
   union all
   select 'operate', 'routine', f, 'execute', null
-  from unnest(array['job', 'start_workers', 'stop_workers', 'cleanup_orphaned_chunks',
+  from unnest(array['get', 'job', 'current_tenant', 'start_workers', 'stop_workers', 'cleanup_orphaned_chunks',
                     -- A view's tables are read with its owner's rights, its functions called with the caller's.
-                    '_worker_is_alive', '_lock_class']) f
+                    '_worker_is_alive', '_lock_class', '_setting_definitions']) f
   union all
   select 'operate', 'table', t, 'select', null
   from unnest(array['documents', 'document_versions', 'ingestion_queue', 'job_history', 'models', 'pipelines', 'sources', 'workers',
-                    'ingestion_log', 'worker_activity']) t
+                    '_changes', 'ingestion_log', 'worker_activity', 'query_cache', 'settings']) t
 
   -- admin: besides all of the above, decide what is read and how.
   union all
   select 'admin', 'routine', f, 'execute', null
-  from unnest(array['get', 'set', 'attach_source', 'detach_source', 'enqueue_existing', '_setting_definitions']) f
-  union all
-  select 'admin', 'table', 'settings', 'select', null
+  from unnest(array['set', 'attach_source', 'detach_source', 'enqueue_existing']) f
 $sql$;
 comment on function rag._privileges() is 'what each level may do: the one table behind rag.grant_usage(); admin may do what the other levels may, too';
 

@@ -32,9 +32,9 @@ def tenants(db, drain, cluster, database):
     drain()
     assert rows(db, "select count(*) from rag.document_chunks") == [(22,)]
     for role in (ROLE, BOUND):
-        db.execute("select rag.grant_search(%s::regrole)", [role])
+        db.execute("select rag.grant_usage(%s, level => 'search')", [role])
         db.execute(
-            f"grant select on rag.ingestion_log, rag.ingestion_queue, rag._changes, rag.job_history, rag.document_versions, rag.document_chunks_1 to {role}"
+            f"grant select on rag.ingestion_log, rag.documents, rag.ingestion_queue, rag._changes, rag.job_history, rag.document_versions, rag.document_chunks_1 to {role}"
         )
     db.execute("select rag.enable_tenant_isolation()")
     sessions = []
