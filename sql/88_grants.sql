@@ -46,7 +46,7 @@ as $sql$
   -- operate: see everything but texts, and act on jobs and workers.
   union all
   select 'operate', 'routine', f, 'execute', null
-  from unnest(array['get', 'job', 'current_tenant', 'start_workers', 'stop_workers', 'cleanup_orphaned_chunks',
+  from unnest(array['get', 'job', 'current_tenant', 'start_workers', 'stop_workers', 'cleanup_orphaned_chunks', 'check',
                     -- A view's tables are read with its owner's rights, its functions called with the caller's.
                     '_worker_is_alive', '_lock_class', '_setting_definitions']) f
   union all

@@ -190,6 +190,19 @@ class Database:
         )
         return Model(**row)
 
+    def models_in_use(self) -> list[dict[str, str]]:
+        """Name and sha256, in hexadecimal, of the models of active and building pipelines."""
+        return list(
+            self._rows(
+                "select distinct m.name, pg_catalog.encode(m.sha256, 'hex') as sha256"
+                " from rag.models m join rag.pipelines p on p.model operator(pg_catalog.=) m.name"
+                " where p.state operator(pg_catalog.=) any ('{active,building}') order by 1"
+            )
+        )
+
+    def scheduled_workers(self) -> int:
+        return self._value("rag._scheduled_workers()")
+
     def pipeline(self, pipeline_id: int) -> Pipeline:
         (row,) = self._rows(
             "select model, chunk_strategy, chunk_size, chunk_overlap, chunk_unit, embed_template"

@@ -1,0 +1,234 @@
+"""What rag.check() asks of Python and of the machine, each as one finding that never raises."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import ragstone
+from ragstone import api
+from ragstone.db import Database
+from ragstone.embed import MODEL_FILE, TOKENIZER_FILE, Embedder, signals_blocked
+from ragstone.errors import DocumentError
+from ragstone.files import snapshot
+from ragstone.protocol import ExtractRequest
+from ragstone.sandbox import Sandbox
+
+REINSTALL = "Install ragstone again: make install"
+
+# Imported by the backend; what only the child imports is tried there.
+LIBRARIES = {"numpy": "numpy", "onnxruntime": "onnxruntime", "tokenizers": "tokenizers"}
+
+# Instructions without which int8 arithmetic is several times slower, by machine.
+WANTED_CPU_FLAGS = {"x86_64": ("avx2",), "aarch64": ("asimddp",)}
+NOTABLE_CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
+
+MEMORY_PER_WORKER_BYTES = 300 << 20
+"""The model's private memory, numpy and a batch; the child's limit comes on top."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One row of rag.check() without its name; `ok` is None where it could not be told."""
+
+    ok: bool | None
+    detail: str
+    hint: str | None = None
+
+
+def run(plpy: Any, name: str) -> dict[str, Any]:
+    """Body of the function rag._check_in_python()."""
+    return asdict(CHECKS[name](Database(plpy)))
+
+
+def package(db: Database) -> Finding:
+    """That the package is the one that belongs to these SQL functions was seen by the caller."""
+    writable = [
+        str(p) for p in (ragstone.INSTALL_DIR, Path(__file__).parent) if os.access(p, os.W_OK)
+    ]
+    if writable and os.geteuid() != 0:
+        return Finding(
+            False,
+            f"the server's account can write to {writable[0]}",
+            "It belongs to root, so that a session cannot replace code: " + REINSTALL,
+        )
+    return Finding(True, f"{ragstone.__version__} on Python {platform.python_version()}")
+
+
+def libraries(db: Database) -> Finding:
+    """What embedding needs can be imported, from the installed folder and from nowhere else."""
+    versions = []
+    for module_name, distribution in LIBRARIES.items():
+        try:
+            with signals_blocked():
+                module = importlib.import_module(module_name)
+        except Exception as error:  # a broken library can raise anything
+            return Finding(
+                False, f"{module_name} cannot be imported: {_first_line(error)}", REINSTALL
+            )
+        origin = Path(getattr(module, "__file__", None) or "?")
+        if ragstone.INSTALL_DIR not in origin.parents:
+            return Finding(
+                False,
+                f"{module_name} comes from {origin.parent}, not from {ragstone.INSTALL_DIR}",
+                "Something in this session imported another one first: reconnect, and look for"
+                " other PL/Python code.",
+            )
+        versions.append(f"{distribution} {metadata.version(distribution)}")
+    return Finding(True, ", ".join(versions))
+
+
+def cpu(db: Database) -> Finding:
+    flags = _cpu_flags()
+    if flags is None:
+        return Finding(None, "/proc/cpuinfo cannot be read")
+    machine = platform.machine()
+    missing = [f for f in WANTED_CPU_FLAGS.get(machine, ()) if f not in flags]
+    seen = [f for f in NOTABLE_CPU_FLAGS if f in flags]
+    detail = f"{machine}, {os.cpu_count()} CPUs, {' '.join(seen) or 'no vector instructions'}"
+    if missing:
+        return Finding(
+            False,
+            f"{detail}; {', '.join(missing)} is missing: embedding is several times slower",
+            "In a virtual machine, have the host pass its CPU through.",
+        )
+    return Finding(True, detail)
+
+
+def model(db: Database) -> Finding:
+    """The files of the models in use are the ones that were registered."""
+    details = []
+    for row in db.models_in_use():
+        folder = api.model_dir(db.model(row["name"]))
+        for file in (MODEL_FILE, TOKENIZER_FILE):
+            if not os.access(folder / file, os.R_OK):
+                return Finding(
+                    False, f"{row['name']}: {folder / file} cannot be read", REINSTALL
+                )
+        found = _sha256(folder / MODEL_FILE, db.check)
+        if found != row["sha256"]:
+            return Finding(
+                False,
+                f"{row['name']}: {MODEL_FILE} has sha256 {found[:16]}…,"
+                f" rag.models says {row['sha256'][:16]}…",
+                "Vectors of different models cannot be compared. Restore the file: "
+                + REINSTALL.partition(": ")[2],
+            )
+        details.append(f"{row['name']} as registered")
+    return Finding(True, ", ".join(details))
+
+
+def prepacked(db: Database) -> Finding:
+    details = []
+    for row in db.models_in_use():
+        if not Embedder.load(api.model_dir(db.model(row["name"]))).prepacked:
+            return Finding(
+                False,
+                f"{row['name']} is loaded from the plain file: 30 MB more memory a session",
+                "The prepacked file was made on another CPU or is missing. " + REINSTALL,
+            )
+        details.append(row["name"])
+    return Finding(True, ", ".join(details))
+
+
+def extraction(db: Database) -> Finding:
+    """A document goes through the child, with all that confines it."""
+    row = next(iter(db.models_in_use()), None)
+    if row is None:
+        return Finding(None, "there is no pipeline")
+    request = ExtractRequest("check.md", api.model_dir(db.model(row["name"])) / TOKENIZER_FILE)
+    try:
+        with (
+            snapshot(b"# A heading\n\nA sentence to be found.\n", 1_000, db.check) as source,
+            Sandbox() as sandbox,
+        ):
+            sandbox.submit(request, source.fd)
+            chunks = sandbox.result(db.check).chunks
+            protections = sandbox.protections
+    except DocumentError as error:
+        return Finding(
+            False, f"the child failed: {error.message}. {error.detail}", error.hint or REINSTALL
+        )
+    if not chunks:
+        return Finding(False, "the child found no text in a document that has some", REINSTALL)
+    active = ", ".join(protections)
+    if "seccomp" not in protections:
+        return Finding(
+            False,
+            f"the child runs without a filter of system calls; it has {active}",
+            "The kernel or the container forbids seccomp: allow prctl(PR_SET_SECCOMP).",
+        )
+    return Finding(True, active)
+
+
+def memory(db: Database) -> Finding:
+    available = _available_bytes()
+    if available is None:
+        return Finding(None, "/proc/meminfo cannot be read")
+    workers = max(db.scheduled_workers(), 1)
+    child = int(db.settings(None)["extraction_memory_bytes"] or 0)
+    wanted = workers * MEMORY_PER_WORKER_BYTES + child
+    detail = (
+        f"{available >> 20} MB available, {wanted >> 20} MB wanted"
+        f" for {workers} worker{'s' * (workers > 1)} and one large document"
+    )
+    if available < wanted:
+        return Finding(
+            False,
+            detail,
+            "Start fewer workers, or lower extraction_memory_bytes, or shared_buffers.",
+        )
+    return Finding(True, detail)
+
+
+CHECKS: dict[str, Callable[[Database], Finding]] = {
+    "package": package,
+    "libraries": libraries,
+    "cpu": cpu,
+    "model": model,
+    "prepacked": prepacked,
+    "extraction": extraction,
+    "memory": memory,
+}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
+
+
+def _sha256(path: Path, check: Callable[[], None]) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(4 << 20):
+            digest.update(block)
+            check()
+    return digest.hexdigest()
+
+
+def _cpu_flags() -> set[str] | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return set(value.split())
+    return set()
+
+
+def _available_bytes() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return None

@@ -1,0 +1,190 @@
+"""rag.check() finds the mistakes that an installation has: each is made here."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from helpers import rows, value
+
+CHECKS = [
+    "postgresql", "extension", "package", "libraries", "cpu", "model", "prepacked", "embedding", "extraction", "pgvector",
+    "pg_cron", "workers", "worker_processes", "cron_history", "stuck_jobs", "failures",
+    "document_root", "sources", "indexes", "statistics", "memory", "row_security", "privileges",
+]  # fmt: skip
+
+
+def found(db, check):
+    """ok, detail and hint of one check."""
+    ((ok, detail, hint),) = rows(
+        db, 'select ok, detail, hint from rag.check() where "check" = %s', check
+    )
+    return ok, detail, hint
+
+
+def test_every_check_answers_on_a_good_installation(db, add, drain):
+    add(1, "Some text.")
+    drain()
+    answers = rows(db, "select * from rag.check()")
+    assert [a[0] for a in answers] == CHECKS
+    # The tests' databases are not the one that pg_cron lives in.
+    assert [a for a in answers if a[1] is False and a[0] not in ("pg_cron", "memory", "cpu")] == []
+    assert all(detail for _, _, detail, _ in answers)
+    assert [a[0] for a in answers if a[1] is False and not a[3]] == []
+
+
+def test_it_costs_seconds_at_most_and_changes_nothing(db):
+    db.execute("begin read only")
+    db.execute("set local statement_timeout = '20s'")
+    assert len(rows(db, "select * from rag.check()")) == len(CHECKS)
+    db.execute("rollback")
+
+
+MISTAKES = [
+    ("model", "update rag.models set sha256 = sha256('another model')", "sha256"),
+    ("model", "update rag.models set location = 'nowhere'", "cannot be read"),
+    ("embedding", "update rag.models set location = 'nowhere'", "nowhere"),
+    ("embedding", "update rag.models set dimension = 3", "384"),
+    ("document_root", "delete from rag._settings where name = 'document_root'", "not set"),
+    ("document_root", "update rag._settings set value = '/nowhere'", "no such folder"),
+    ("document_root", "update rag._settings set value = '/'", "own data"),
+    ("sources", 'alter table "TblDocumentFiles" disable trigger ragstone_update', "disabled"),
+    ("sources", 'alter table "TblDocumentFiles" enable trigger ragstone_update', "disabled"),
+    ("sources", 'drop trigger ragstone_delete on "TblDocumentFiles"', "1 trigger"),
+    ("sources", "set session_replication_role = replica; alter event trigger ragstone_after_ddl disable; "
+                'alter table "TblDocumentFiles" alter "DocumentFilePath" type json using null', "json"),
+    ("indexes", "drop index rag.document_chunks_1_embedding_idx", "hnsw"),
+    ("indexes", "update pg_index set indisvalid = false where indexrelid = 'rag.document_chunks_1_tags_idx'::regclass", "not valid"),
+    ("failures", "update rag.ingestion_queue set status = 'dead', error_code = 'damaged'", "damaged"),
+    ("stuck_jobs", "update rag.ingestion_queue set status = 'running', worker_id = 1, started_at = now() - interval '1 hour'", "gone"),
+    ("workers", "select 1", "jobs are waiting"),
+    ("row_security", 'alter table "TblDocumentFiles" enable row level security', "TblDocumentFiles"),
+    ("privileges", "grant select on rag.documents to public", "everybody"),
+    ("privileges", "grant execute on function rag.embed(text, text) to public", "everybody"),
+    ("package", "create or replace function rag._check_in_python(name text, out ok boolean, out detail text, out hint text) language plpython3u "
+                "as 'raise ImportError(\"No module named ragstone\")'", "No module"),
+    ("extension", "update pg_extension set extversion = '0.0.1' where extname = 'ragstone'", "0.0.1"),
+    ("pgvector", "update pg_extension set extversion = '0.7.4' where extname = 'vector'", "too old"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("check", "mistake", "expected"), MISTAKES, ids=[f"{c}-{n}" for n, (c, _, _) in enumerate(MISTAKES)]
+)
+def test_a_mistake_is_found_and_says_what_to_do(db, add, check, mistake, expected):
+    add(1, "Some text.")
+    db.execute(mistake)
+    ok, detail, hint = found(db, check)
+    assert ok is False
+    assert expected in detail
+    assert hint
+
+
+def test_a_role_that_lacks_something_of_its_level_is_named(db):
+    name = f"ragstone_check_{os.getpid()}"
+    db.execute(f"create role {name}")
+    try:
+        db.execute("select rag.grant_usage(%s)", [name])
+        assert found(db, "privileges")[0] is True
+        db.execute(f"revoke execute on function rag.embed(text, text) from {name}")
+        ok, detail, hint = found(db, "privileges")
+        assert ok is False and name in detail and "rag.grant_usage" in hint
+        db.execute(hint.removeprefix("Type: "))
+        assert found(db, "privileges")[0] is True
+    finally:
+        db.execute(f"drop owned by {name}")
+        db.execute(f"drop role {name}")
+
+
+def test_a_check_that_fails_leaves_the_others_to_answer(db):
+    db.execute(
+        "create or replace function rag._check_statistics(out ok boolean, out detail text, out hint text) language sql as 'select 1 / 0 = 1, null, null'"
+    )
+    ok, detail, _ = found(db, "statistics")
+    assert ok is None
+    assert "division by zero" in detail
+    assert len(rows(db, "select * from rag.check()")) == len(CHECKS)
+
+
+def test_a_server_without_pg_cron_is_told_how_to_get_it(own_cluster):
+    cluster = own_cluster(shared_preload_libraries="", max_worker_processes="1")
+    with cluster.connect("postgres") as db:
+        db.execute("set ragstone.without_pg_cron = on")
+        db.execute("create extension ragstone cascade")
+        ok, _, hint = found(db, "pg_cron")
+        assert ok is False and "shared_preload_libraries" in hint
+        ok, _detail, hint = found(db, "worker_processes")
+        assert ok is False and "max_worker_processes = " in hint
+
+
+def test_where_pg_cron_lives_workers_are_seen_and_missed(own_cluster):
+    cluster = own_cluster()
+    with cluster.connect(cluster.database) as db:
+        db.execute("create extension ragstone cascade")
+        assert found(db, "pg_cron")[0] is True
+        assert found(db, "workers")[0] is None
+        db.execute("select rag.start_workers(1)")
+        ok, detail, _hint = found(db, "workers")
+        assert ok is False and "next full minute" in detail
+        assert found(db, "cron_history")[0] is True
+        db.execute("select rag.stop_workers()")
+
+
+@pytest.fixture
+def broken_copy(db, document_root):
+    """The installed package in a folder that may be broken, and a function that checks it; sessions that have the package already keep it."""
+    source = value(db, "select prosrc from pg_proc where oid = 'rag._check_in_python'::regproc")
+    installed = Path(re.search('"(/[^"]*)"', source)[1])
+    copy = document_root / installed.name
+    shutil.copytree(installed / "ragstone", copy / "ragstone")
+    model = Path("models", "all-MiniLM-L6-v2")
+    (copy / model).mkdir(parents=True)
+    for path in [*installed.iterdir(), *(installed / model).iterdir()]:
+        if path.name not in ("ragstone", "models"):
+            (copy / path.relative_to(installed)).symlink_to(path)
+    db.execute(
+        f"""create or replace function rag._check_in_python(name text, out ok boolean, out detail text, out hint text)
+            language plpython3u as $f${source.replace(str(installed), str(copy))}$f$"""
+    )
+    return copy
+
+
+def test_a_library_that_is_gone_or_broken_is_named(connect, broken_copy):
+    (broken_copy / "tokenizers").unlink()
+    (broken_copy / "tokenizers").mkdir()
+    (broken_copy / "tokenizers" / "__init__.py").write_text(
+        "raise ImportError('libstdc++ is too old')"
+    )
+    ok, detail, hint = found(connect(), "libraries")
+    assert ok is False and "tokenizers" in detail and "make install" in hint
+
+
+def test_a_library_from_elsewhere_is_noticed(connect, broken_copy):
+    (broken_copy / "numpy").unlink()
+    session = connect()
+    session.execute(
+        "do language plpython3u $$ import sys, types; sys.modules['numpy'] = types.ModuleType('numpy') $$"
+    )
+    ok, detail, hint = found(session, "libraries")
+    assert ok is False and "numpy" in detail and "reconnect" in hint
+
+
+def test_a_prepacked_file_of_another_cpu_is_noticed(connect, broken_copy):
+    (broken_copy / "models" / "all-MiniLM-L6-v2" / "model.prepacked.json").unlink()
+    ok, detail, hint = found(connect(), "prepacked")
+    assert ok is False and "plain file" in detail and hint, detail
+
+
+def test_a_child_that_cannot_start_is_noticed(connect, broken_copy):
+    (broken_copy / "semantic_text_splitter").unlink()
+    ok, _, hint = found(connect(), "extraction")
+    assert ok is False and hint
+
+
+def test_files_that_the_server_could_change_are_noticed(connect, broken_copy):
+    shutil.chown(broken_copy, "postgres")
+    ok, detail, hint = found(connect(), "package")
+    assert ok is False and "can write" in detail and "root" in hint
