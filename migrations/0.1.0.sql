@@ -72,7 +72,7 @@ create table rag.pipelines (
                      constraint overlap_below_half_size check (chunk_overlap >= 0 and chunk_overlap * 2 <= chunk_size),
   chunk_unit         text not null default 'characters'
                      constraint known_chunk_unit check (chunk_unit in ('characters', 'tokens')),
-  embed_template     text not null default '{content}'
+  embed_template     text not null default E'{title}\n{content}'
                      constraint template_has_content check (position('{content}' in embed_template) > 0),
   text_search_config text not null default 'english',
   index_method       text not null default 'hnsw'
@@ -91,7 +91,7 @@ comment on column rag.pipelines.chunk_strategy is 'recursive: paragraphs, then s
 comment on column rag.pipelines.chunk_size is 'longest chunk, in chunk_unit';
 comment on column rag.pipelines.chunk_overlap is 'text repeated from the previous chunk, in chunk_unit';
 comment on column rag.pipelines.chunk_unit is 'characters or tokens';
-comment on column rag.pipelines.embed_template is 'what is embedded: {title}, {section} and {content} are replaced; content stays what the document says';
+comment on column rag.pipelines.embed_template is 'what both legs index, vectors and words: {title}, {section} and {content} are replaced; content stays what the document says';
 comment on column rag.pipelines.text_search_config is 'text search configuration of documents whose language is not known, by name (pg_upgrade refuses columns of type regconfig)';
 comment on column rag.pipelines.index_method is 'vector index: hnsw, ivfflat (very large tables) or none (exact)';
 comment on column rag.pipelines.index_options is 'hnsw: m 16, ef_construction 64, and for searches ef_search (100 or twice match_count); ivfflat: lists 100, and for searches probes (the root of lists)';
@@ -268,7 +268,7 @@ comment on column rag.document_chunks.chunk_index is 'position in the document, 
 comment on column rag.document_chunks.content is 'what the document says';
 comment on column rag.document_chunks.char_count is 'characters of content';
 comment on column rag.document_chunks.token_count is 'tokens the model reads for this chunk, special tokens included';
-comment on column rag.document_chunks.content_tsv is 'lexemes of content with positions, by text_search_config; see rag._analyze()';
+comment on column rag.document_chunks.content_tsv is 'lexemes of the indexed text with positions, by text_search_config; see rag._analyze()';
 comment on column rag.document_chunks.language is 'language of the document as a code such as en, or as its source says';
 comment on column rag.document_chunks.text_search_config is 'configuration that content_tsv was made with: that of the language, the pipeline''s where none is known';
 comment on column rag.document_chunks.content_bm25 is 'BM25 weights of those lexemes; its inner product with a query''s idf weights is the BM25 score';
@@ -284,6 +284,9 @@ create table rag._retained_chunks (
   content      text    not null,
   char_count   integer not null,
   token_count  integer not null,
+  content_tsv  tsvector not null,
+  language     text,
+  text_search_config text not null,
   embedding    vector  not null,
   page_number  integer,
   section      text,
@@ -336,6 +339,7 @@ create table rag.ingestion_queue (
   failure     text        constraint known_failure check (failure in (
                 'transient',   -- may pass by itself: tried again
                 'permanent',   -- the same document fails again: not tried again
+                'rejected',    -- over a limit that rag.set() can raise
                 'poison',      -- its worker died
                 'cancelled')), -- by rag.cancel()
   stage       text,

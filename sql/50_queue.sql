@@ -95,7 +95,7 @@ create or replace function rag._record_failure(
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _dead boolean := failure in ('permanent', 'cancelled') or job.attempts >= rag.get('max_attempts')::integer;
+  _dead boolean := failure in ('permanent', 'rejected', 'cancelled') or job.attempts >= rag.get('max_attempts')::integer;
 begin
   perform from rag.documents d
   where d.source_id = job.source_id and d.document_id = job.document_id
@@ -110,7 +110,7 @@ begin
   end if;
 
   update rag.documents d
-     set status = 'failed', retry_count = job.attempts, error_code = code, last_error = message, error_hint = hint, updated_at = now()
+     set status = case failure when 'rejected' then 'rejected' else 'failed' end, retry_count = job.attempts, error_code = code, last_error = message, error_hint = hint, updated_at = now()
     from rag.pipelines p
    where d.source_id = job.source_id and d.document_id = job.document_id
      and p.pipeline_id = job.pipeline_id and p.state = 'active';
@@ -548,7 +548,7 @@ begin
     select i.*, decode(i.hash, 'hex') as content_hash
     from json_to_recordset(_store_document.chunks)
       as i (chunk_index integer, content text, char_count integer, token_count integer,
-            page_number integer, section text, hash text, embedding text)
+            page_number integer, section text, hash text, indexed_text text, embedding text)
   ), old as materialized (
     select c.chunk_index, c.content_hash, c.embedding, c.page_number, c.section, c.tags, c.tenant_id,
            c.language, c.text_search_config
@@ -578,7 +578,7 @@ begin
                 else (select o.embedding from old o where o.content_hash = i.content_hash limit 1) end,
            i.page_number, i.section, _document.tags, _language, _config, i.content_hash
     from incoming i
-    cross join lateral (select rag._analyze(i.content, _config) as tsv) t
+    cross join lateral (select rag._analyze(coalesce(i.indexed_text, i.content), _config) as tsv) t
     where i.chunk_index not in (select k.chunk_index from kept k)
       -- Counted, so that they are gone before their chunk_index is taken again.
       and (select count(*) from removed) >= 0

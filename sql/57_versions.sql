@@ -18,8 +18,9 @@ begin
   end if;
   if _keep then
     insert into rag._retained_chunks
-      (version_id, chunk_index, content, char_count, token_count, embedding, page_number, section, content_hash)
-    select _version_id, c.chunk_index, c.content, c.char_count, c.token_count, c.embedding, c.page_number, c.section, c.content_hash
+      (version_id, chunk_index, content, char_count, token_count, content_tsv, language, text_search_config, embedding,
+       page_number, section, content_hash)
+    select _version_id, c.chunk_index, c.content, c.char_count, c.token_count, c.content_tsv, c.language, c.text_search_config, c.embedding, c.page_number, c.section, c.content_hash
     from rag.document_chunks c
     where c.source_id = _retire_version.source_id and c.document_id = _retire_version.document_id
       and c.pipeline_id = _retire_version.pipeline_id;
@@ -67,8 +68,6 @@ declare
   _document rag.documents;
   _pipeline rag.pipelines;
   _average  real;
-  _language text;
-  _config   text;
 begin
   select * into _version from rag.document_versions v where v.version_id = restore_version.version_id;
   select * into _document from rag.documents d
@@ -96,8 +95,6 @@ begin
   end if;
   select * into strict _pipeline from rag.pipelines p where p.pipeline_id = _version.pipeline_id;
   select s.average_length into strict _average from rag._pipeline_statistics s where s.pipeline_id = _version.pipeline_id;
-  _language := rag._language_code(coalesce(_document.language, _document.extracted ->> 'language'));
-  _config := rag._text_search_config(_language, _pipeline.text_search_config);
 
   -- Out of its place first, so that it is not taken for surplus.
   update rag.document_versions v set restorable = false where v.version_id = _version.version_id;
@@ -117,14 +114,14 @@ begin
       (pipeline_id, source_id, document_id, tenant_id, chunk_index, content, char_count, token_count,
        content_tsv, content_bm25, embedding, page_number, section, tags, language, text_search_config, content_hash)
     select _version.pipeline_id, _version.source_id, _version.document_id, _document.tenant_id,
-           b.chunk_index, b.content, b.char_count, b.token_count, t.tsv, rag._bm25_weights(t.tsv, _config, _average), b.embedding,
-           b.page_number, b.section, _document.tags, _language, _config, b.content_hash
+           b.chunk_index, b.content, b.char_count, b.token_count, b.content_tsv,
+           rag._bm25_weights(b.content_tsv, b.text_search_config, _average), b.embedding,
+           b.page_number, b.section, _document.tags, b.language, b.text_search_config, b.content_hash
     from back b
-    cross join lateral (select rag._analyze(b.content, _config) as tsv) t
-    returning c.content_tsv
+    returning c.text_search_config, c.content_tsv
   )
   insert into rag._lexeme_changes (pipeline_id, text_search_config, sign, content_tsv)
-  select _version.pipeline_id, _config, 1, i.content_tsv from inserted i;
+  select _version.pipeline_id, i.text_search_config, 1, i.content_tsv from inserted i;
 
   update rag.document_versions v set state = 'ready', generation = _document.generation, finished_at = now()
    where v.version_id = _version.version_id;

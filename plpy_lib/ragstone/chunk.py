@@ -472,7 +472,9 @@ def _renderer(
     labels = {"title": (title or "")[:_MAX_LABEL], "section": (section or "")[-_MAX_LABEL:]}
 
     def render(content: str) -> str:
-        values = {**labels, "content": content}
+        # The first passage mostly begins with the title: once is enough.
+        shown = {name: "" if content.startswith(label) else label for name, label in labels.items()}
+        values = {**shown, "content": content}
         return _FIELD.sub(lambda match: values[match[1]], spec.template).strip()
 
     for label in ("title", "section"):

@@ -70,6 +70,7 @@ class StoredDocument:
 class StoredChunk:
     """A chunk on its way into rag.document_chunks.
 
+    ``indexed_text`` is what both legs index, None where that is the content alone.
     ``embedding`` is the vector's text form, or None to keep the vector that the document's present
     chunk of the same ``hash`` (hexadecimal) has.
     """
@@ -81,6 +82,7 @@ class StoredChunk:
     page_number: int | None
     section: str | None
     hash: str
+    indexed_text: str | None
     embedding: str | None
 
 
@@ -359,7 +361,7 @@ class Database:
             job.job_id,
             worker_id,
             job.generation,
-            "permanent" if error.permanent else "transient",
+            error.failure,
             error.stage,
             error.code,
             message,

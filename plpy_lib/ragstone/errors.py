@@ -10,6 +10,18 @@ STAGES: tuple[Stage, ...] = ("read", "extract", "chunk", "embed", "store")
 # Text in an error can come from a hostile file; the ledger that keeps it should not grow with it.
 MAX_TEXT = 2_000
 
+# The document is well, but more than a setting allows: it is rejected, not failed.
+_LIMITS = frozenset(
+    {
+        "over_quota",
+        "too_large",
+        "too_many_chunks",
+        "too_many_pages",
+        "too_much_text",
+        "type_not_allowed",
+    }
+)
+
 _DEFAULT_HINT: dict[str, str] = {
     "cpu_limit": "Split the document, or raise the CPU limit if you trust it.",
     "crashed": "Open and save the document anew in the program that made it, then try again.",
@@ -46,6 +58,13 @@ class DocumentError(Exception):
         self.hint = _bounded(hint or _DEFAULT_HINT.get(code, ""))
         self.permanent = permanent
         self.stage: Stage = stage
+
+    @property
+    def failure(self) -> Literal["transient", "permanent", "rejected"]:
+        """What becomes of the job: tried again, dead, or dead for a limit that can be raised."""
+        if self.code in _LIMITS:
+            return "rejected"
+        return "permanent" if self.permanent else "transient"
 
     def __str__(self) -> str:
         return self.message

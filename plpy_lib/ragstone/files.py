@@ -338,7 +338,7 @@ def _write_all(fd: int, block: bytes | memoryview) -> None:
 def _too_large(size: int, limit: int) -> DocumentError:
     return _read_error(
         "too_large",
-        "the document is larger than the limit max_bytes",
+        "the document is larger than the limit max_file_bytes",
         f"It has {size:,} bytes; the limit is {limit:,}.",
         "Split the document, or raise the limit.",
     )

@@ -45,7 +45,7 @@ def preview_chunks(
     tokenizer = api.model_dir(chosen.model) / "tokenizer.json"
     request = ExtractRequest(name, tokenizer, allowed, chosen.chunk_spec)
     try:
-        source = _read(db, content, file_path, settings["document_root"], allowed.max_bytes)
+        source = _read(db, content, file_path, settings["document_root"], allowed.max_file_bytes)
         with source, Sandbox() as sandbox:
             sandbox.submit(request, source.fd)
             chunks = sandbox.result(db.check).chunks

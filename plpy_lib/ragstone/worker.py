@@ -405,6 +405,7 @@ class Worker:
                 page_number=chunk.page_number,
                 section=chunk.section,
                 hash=hash_,
+                indexed_text=None if chunk.embed_text == chunk.content else chunk.embed_text,
                 embedding=None if stored else next(embeddings),
             )
             for index, (chunk, hash_, stored) in enumerate(
@@ -477,7 +478,7 @@ def limits(settings: Mapping[str, str | None]) -> Limits:
         return int(settings[name] or 0)
 
     return Limits(
-        max_bytes=integer("max_file_bytes"),
+        max_file_bytes=integer("max_file_bytes"),
         max_inflated_bytes=integer("max_inflated_bytes"),
         max_pages=integer("max_pages"),
         max_text_characters=integer("max_text_characters"),

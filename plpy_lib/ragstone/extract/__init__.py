@@ -37,11 +37,11 @@ def extract(data: bytes, name: str, limits: Limits) -> Extracted:
     too_large, too_many_pages, too_much_text. A parser's own exceptions pass through; the child
     turns them into `damaged`.
     """
-    if len(data) > limits.max_bytes:
+    if len(data) > limits.max_file_bytes:
         raise DocumentError(
             "too_large",
-            "the document is larger than the limit max_bytes",
-            detail=f"It has {len(data):,} bytes; the limit is {limits.max_bytes:,}.",
+            "the document is larger than the limit max_file_bytes",
+            detail=f"It has {len(data):,} bytes; the limit is {limits.max_file_bytes:,}.",
             hint="Split the document, or raise the limit.",
         )
     if not data.strip():

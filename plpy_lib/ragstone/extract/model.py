@@ -30,7 +30,7 @@ class Limits:
     which `*` stands for anything: a type not among them is refused before its parser is loaded.
     """
 
-    max_bytes: int = 50_000_000
+    max_file_bytes: int = 50_000_000
     max_pages: int = 2_000
     max_inflated_bytes: int = 200_000_000
     max_members: int = 2_000
