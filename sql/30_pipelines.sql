@@ -163,10 +163,10 @@ begin
     raise exception 'there is a pipeline "%" already', create_pipeline.name
       using errcode = 'duplicate_object',
             hint    = format('Choose another name, or first: select rag.drop_pipeline(%L);', create_pipeline.name);
-  elsif not exists (select from rag.models m where m.name = coalesce(create_pipeline.model, _active.model)) then
-    raise exception 'there is no model "%"', create_pipeline.model
+  elsif not exists (select from rag.models m where m.name = coalesce(create_pipeline.model, _active.model) and m.kind = 'embedding') then
+    raise exception 'there is no embedding model "%"', create_pipeline.model
       using errcode = 'undefined_object',
-            hint    = 'Models are listed by: select name, dimension from rag.models;';
+            hint    = 'Models are listed by: select name, dimension from rag.models where kind = ''embedding'';';
   elsif create_pipeline.text_search_config is not null
         and not exists (select from pg_ts_config c where c.oid::regconfig::text = create_pipeline.text_search_config) then
     raise exception 'there is no text search configuration "%"', create_pipeline.text_search_config
@@ -382,7 +382,7 @@ end
 $plpgsql$;
 comment on function rag._fill_pipelines() is 'queues up to 1,000 documents that a pipeline does not have yet; returns false where there is nothing to do, or nothing that can be done now';
 
-create or replace view rag.pipeline_progress as
+create or replace view rag.pipeline_progress with (security_invoker = true) as
   select p.name, p.state, t.documents, t.ready, t.dead, t.documents - t.ready - t.dead as waiting,
          round(100.0 * (t.ready + t.dead) / nullif(t.documents, 0), 1) as percent,
          t.recent as per_minute,

@@ -1,6 +1,6 @@
 -- What a person does with jobs: see why they failed, try again, give up, stop, put first.
 
-create or replace view rag.dead_letters as
+create or replace view rag.dead_letters with (security_invoker = true) as
   select q.job_id, s.name as source, q.document_id, p.name as pipeline, q.failure, q.stage, q.error_code, q.attempts,
          q.failed_at, q.error, q.error_hint as hint, d.file_path, d.source_key, q.created_at
     from rag.ingestion_queue q
