@@ -44,11 +44,12 @@ comment on function rag.embed(text, text) is 'embedding of a text by a model (de
 -- Questions: embedded once, then from the cache
 ------------------------------------------------------------------------------------------------
 
-create or replace function rag._evict_queries(max_entries integer, max_age interval) returns void
+create or replace function rag._evict_queries(max_entries integer, max_age interval) returns bigint
   language sql
   set search_path = pg_catalog, pg_temp
 as $sql$
   -- Rows that another transaction has in hand are left to the next: a search waits for no search.
+  with gone as (
   delete from rag._query_cache c
    where c.key = any (array(
            select o.key
@@ -56,8 +57,10 @@ as $sql$
             where o.last_used_at < now() - max_age
                or o.last_used_at <= (select e.last_used_at from rag._query_cache e order by e.last_used_at desc offset max_entries limit 1)
               for update skip locked))
+  returning 1)
+  select count(*) from gone
 $sql$;
-comment on function rag._evict_queries(integer, interval) is 'drops the least recently used query embeddings beyond the bounds of number and age';
+comment on function rag._evict_queries(integer, interval) is 'drops the least recently used query embeddings beyond the bounds of number and age; returns how many';
 
 create or replace function rag._remember_query(key bytea, embedding vector) returns void
   language plpgsql

@@ -86,24 +86,6 @@ as $sql$
 $sql$;
 comment on function rag._prune_version_history() is 'deletes failed and superseded versions older than version_history_days; returns how many';
 
-create or replace function rag._prune_query_cache() returns bigint
-  language sql
-  set search_path = pg_catalog, pg_temp
-as $sql$
-  with kept as (
-    select c.model, c.query_hash from rag._query_cache c
-    where c.last_used_at >= now() - rag.get('query_cache_days')::integer * interval '1 day'
-    order by c.last_used_at desc
-    limit rag.get('query_cache_entries')::bigint
-  ), gone as (
-    delete from rag._query_cache c
-    where not exists (select from kept k where k.model = c.model and k.query_hash = c.query_hash)
-    returning 1
-  )
-  select count(*) from gone
-$sql$;
-comment on function rag._prune_query_cache() is 'deletes query embeddings that are too old or too many; returns how many';
-
 create or replace function rag._prune_cron_history() returns bigint
   language plpgsql
   set search_path = pg_catalog, pg_temp

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from ragstone.chunk import ChunkSpec, Passage
@@ -106,6 +107,17 @@ class StoredFile:
     sha256: str
 
 
+def _postmaster_pid() -> int:
+    """From the file in the data directory, a backend's working directory.
+
+    The parent would not do: of a session that began just before the postmaster died it is another.
+    """
+    try:
+        return int(Path("postmaster.pid").read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError, IndexError):
+        return os.getppid()
+
+
 class Database:
     """Calls of the extension's SQL functions.
 
@@ -117,7 +129,7 @@ class Database:
 
     def __init__(self, plpy: Any) -> None:
         self._plpy = plpy
-        self._postmaster_pid = os.getppid()
+        self._postmaster_pid = _postmaster_pid()
 
     def _rows(self, sql: str, types: Sequence[str] = (), *values: Any) -> Any:
         plan = self._plans.get(sql)

@@ -17,7 +17,10 @@ TASKS = {
     "expired versions let go": "rag._prune_versions()",
     "old versions forgotten": "rag._prune_version_history()",
     "old jobs forgotten": "rag._prune_history()",
-    "cached queries forgotten": "rag._prune_query_cache()",
+    "cached queries forgotten": (
+        "rag._evict_queries(rag.get('query_cache_entries')::pg_catalog.int4,"
+        " rag.get('query_cache_days')::pg_catalog.int4 operator(pg_catalog.*) interval '1 day')"
+    ),
     "notes of pg_cron removed": "rag._prune_cron_history()",
     "chunks counted for text search": "rag._fold_statistics()",
     "contradictions found": "rag._count_problems()",
