@@ -417,7 +417,8 @@ begin
       from scored s
     ),
     best as (select max(s.similarity) as similarity, max(s.bm25) as bm25 from scored s),
-    weight as (
+    -- Materialized: its one row costs a pass over the sample, and would be made anew for each candidate.
+    weight as materialized (
       select b.similarity, b.bm25,
              case when b.similarity is null then 0 when coalesce(b.bm25, 0) = 0 or ($4).mode = 'semantic' then 1
                   when ($4).fusion = 'rrf' then coalesce(($4).semantic_weight, 0.5)
