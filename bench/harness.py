@@ -380,7 +380,8 @@ def _cell(value: str | int | float | None) -> str:
 
 def machine() -> Mapping[str, str]:
     """What absolute figures depend on."""
-    with psycopg.connect(autocommit=True) as connection:
+    server = "none"
+    with suppress(psycopg.OperationalError), psycopg.connect(autocommit=True) as connection:
         (server,) = one(connection, "show server_version")
     cpu = ""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
