@@ -150,6 +150,8 @@ create or replace function rag.create_pipeline(
     quantization       text    default null)
   returns rag.pipelines
   language plpgsql
+  -- SECURITY DEFINER: the partition and its indexes belong to ragstone's owner whoever makes the pipeline.
+  security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
@@ -224,6 +226,8 @@ comment on function rag._documents_missing(integer, boolean) is 'documents that 
 
 create or replace function rag.activate_pipeline(name text, force boolean default false) returns bigint
   language plpgsql
+  -- SECURITY DEFINER: pipelines and documents are written by ragstone alone.
+  security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
@@ -280,6 +284,8 @@ comment on function rag.activate_pipeline(text, boolean) is 'switches all search
 
 create or replace function rag.resume_pipeline(name text) returns bigint
   language plpgsql
+  -- SECURITY DEFINER: as for rag.activate_pipeline().
+  security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
@@ -297,6 +303,8 @@ comment on function rag.resume_pipeline(text) is 'has workers bring a superseded
 
 create or replace function rag.drop_pipeline(name text) returns bigint
   language plpgsql
+  -- SECURITY DEFINER: as for rag.create_pipeline().
+  security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare

@@ -69,6 +69,8 @@ create or replace function rag.retry(
     job_id bigint default null, source text default null, pipeline text default null, stage text default null, error_code text default null)
   returns bigint
   language plpgsql
+  -- SECURITY DEFINER: jobs are written by ragstone alone; who may steer them need not be able to forge them.
+  security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
@@ -97,6 +99,8 @@ create or replace function rag.discard(
     job_id bigint default null, source text default null, pipeline text default null, stage text default null, error_code text default null)
   returns bigint
   language plpgsql
+  -- SECURITY DEFINER: as for rag.retry().
+  security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
@@ -114,6 +118,8 @@ comment on function rag.discard(bigint, text, text, text, text) is 'takes dead l
 
 create or replace function rag.cancel(job_id bigint) returns text
   language plpgsql
+  -- SECURITY DEFINER: as for rag.retry().
+  security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
@@ -136,6 +142,8 @@ create or replace function rag.prioritize(
     priority integer, job_id bigint default null, source text default null, pipeline text default null)
   returns bigint
   language plpgsql
+  -- SECURITY DEFINER: as for rag.retry().
+  security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
@@ -160,6 +168,8 @@ create or replace function rag.reembed(
     document_ids bigint[] default null, source text default null, tenant_id bigint default null, tags text[] default null, priority integer default -10)
   returns bigint
   language plpgsql
+  -- SECURITY DEFINER: as for rag.retry().
+  security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare

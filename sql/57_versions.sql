@@ -61,6 +61,8 @@ comment on function rag._prune_versions(integer, bigint) is 'lets go of kept chu
 
 create or replace function rag.restore_version(version_id bigint) returns integer
   language plpgsql
+  -- SECURITY DEFINER: chunks are written by ragstone alone.
+  security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare

@@ -3,6 +3,8 @@
 create or replace function rag.check_consistency()
   returns table (problem text, source text, document_id bigint, pipeline text, detail text)
   language plpgsql volatile
+  -- SECURITY DEFINER: whoever runs a server may see that it contradicts itself without reading what is in it.
+  security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare

@@ -29,6 +29,8 @@ comment on function rag.current_tenant() is 'tenant of this session: that of the
 
 create or replace function rag.set_tenant_role(role_name name, tenant_id bigint) returns void
   language plpgsql
+  -- SECURITY DEFINER: the table of tenants' roles is closed.
+  security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 begin
@@ -74,12 +76,16 @@ $plpgsql$;
 
 create or replace function rag.enable_tenant_isolation() returns bigint
   language sql
+  -- SECURITY DEFINER: policies are made by the owner of the tables.
+  security definer
   set search_path = pg_catalog, pg_temp
 as $sql$ select count(*) from (select rag._isolate(i.relation, i.condition) from rag._isolated_relations() i offset 0) s $sql$;
 comment on function rag.enable_tenant_isolation() is 'from now on every role but the extension''s owner sees only documents, chunks, versions, jobs and log of its session''s tenant, see rag.current_tenant(); rows without a tenant are seen by the owner alone. Returns the number of tables; pipelines made later are covered too';
 
 create or replace function rag.disable_tenant_isolation() returns integer
   language plpgsql
+  -- SECURITY DEFINER: as for rag.enable_tenant_isolation().
+  security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare

@@ -211,19 +211,18 @@ create or replace function rag._check_stuck_jobs(out ok boolean, out detail text
   language sql
   set search_path = pg_catalog, pg_temp
 as $sql$
-  select not (s.orphans > 0 or s.workers > 0 and s.late > 0),
+  select s.orphans = 0 and not s.is_stalled,
          case when s.orphans > 0 then format('%s job(s) of workers that are gone', s.orphans)
-              when s.workers > 0 and s.late > 0 then format('a job has been due since %s, and workers are alive', s.oldest)
+              when s.is_stalled then 'jobs wait, workers are alive, and nothing has been finished for a quarter of an hour'
               else 'none' end,
          case when s.orphans > 0 then 'The next worker frees them: select rag.start_workers(1); or call rag.drain();'
-              when s.workers > 0 and s.late > 0 then 'Is there just much to do? select * from rag.status; else look into the server''s log.' end
+              when s.is_stalled then 'What they are doing: select * from rag.worker_activity; and in the server''s log.' end
   from (select (select count(*) from rag.ingestion_queue q
                 where q.status = 'running' and q.started_at < now() - interval '2 minutes' and not rag._worker_is_alive(q.worker_id)) as orphans,
-               (select count(*) from rag.workers w where rag._worker_is_alive(w.worker_id)) as workers,
-               count(o.run_at) as late, min(o.run_at) as oldest
-        from (select q.run_at from rag.ingestion_queue q
-              where q.status = 'queued' and q.run_at < now() - interval '1 hour'
-              order by q.priority desc, q.run_at limit 1) o) s
+               exists (select from rag.workers w where w.started_at < now() - interval '15 minutes' and rag._worker_is_alive(w.worker_id))
+               and exists (select from rag.ingestion_queue q where q.status = 'queued' and q.attempts = 0)
+               and not exists (select from rag.job_history h where h.finished_at > now() - interval '15 minutes')
+               and not exists (select from rag.ingestion_queue q where q.status = 'dead' and q.failed_at > now() - interval '15 minutes') as is_stalled) s
 $sql$;
 
 create or replace function rag._check_failures(out ok boolean, out detail text, out hint text)
@@ -232,7 +231,7 @@ create or replace function rag._check_failures(out ok boolean, out detail text, 
 as $sql$
   select count(*) = 0,
          case when count(*) = 0 then 'none' else format('%s job(s) are dead, most often: %s', count(*), mode() within group (order by q.error_code)) end,
-         case when count(*) > 0 then 'Why, and what to do: select * from rag.failures;' end
+         case when count(*) > 0 then 'Why, and what to do: select * from rag.dead_letters;' end
   from rag.ingestion_queue q where q.status = 'dead'
 $sql$;
 
