@@ -356,6 +356,7 @@ create unique index one_waiting_job on rag.ingestion_queue (source_id, document_
 create unique index one_running_job on rag.ingestion_queue (source_id, document_id, pipeline_id) where status = 'running';
 create index waiting_first_time on rag.ingestion_queue (priority desc, tenant_id, job_id) where status = 'queued' and attempts = 0;
 create index waiting_again on rag.ingestion_queue (run_at, job_id) where status = 'queued' and attempts > 0;
+create index dead_by_time on rag.ingestion_queue (failed_at desc, job_id) where status = 'dead';
 create index running_of_worker on rag.ingestion_queue (worker_id) where status = 'running';
 comment on table  rag.ingestion_queue is 'work that is waiting, running or dead; finished jobs are in rag.job_history';
 comment on column rag.ingestion_queue.priority is 'higher first: 0 live changes, -10 existing rows and re-embedding; see rag.prioritize()';
@@ -401,6 +402,20 @@ create table rag.workers (
 );
 comment on table  rag.workers is 'workers that have announced themselves; one whose session is gone is removed by the next';
 comment on column rag.workers.stop_requested is 'set by rag.stop_workers(): finish the batch, then end';
+
+-- Not logged: after a crash counting begins anew, which whoever reads counters has to expect.
+create unlogged table rag._counters (
+  worker_id integer          not null,
+  metric    text             not null,
+  label     text             not null,
+  count     bigint           not null,
+  sum_s     double precision not null default 0,
+  buckets   bigint[]         not null default '{}',
+  primary key (worker_id, metric, label)
+) with (fillfactor = 50);
+comment on table  rag._counters is 'what workers have counted, see rag.metrics(): each in rows of its own, so that none waits for another';
+comment on column rag._counters.worker_id is '0: all workers that have ended';
+comment on column rag._counters.buckets is 'how many durations were within each of rag._metric_bounds_s(), the last: above all of them';
 
 create table rag.maintenance_log (
   task        text        not null,

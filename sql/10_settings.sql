@@ -35,6 +35,8 @@ as $sql$
     ('job_history_days',         'integer',  '30',         0,    36500,     'days',       false, 'how long finished jobs can be looked up'),
     ('query_cache_entries',      'integer',  '10000',      0,    1e7,       'queries',    false, 'most query embeddings kept'),
     ('query_cache_days',         'integer',  '30',         0,    36500,     'days',       false, 'unused query embeddings are dropped after this long'),
+    ('log_min_duration_ms',      'integer',  null,         0,    1e9,       'ms',         false, 'documents that take at least so long, and all that fail, leave a line in the server''s log; 0: all, null: none'),
+    ('status_notifications',     'boolean',  'off',        null, null,      null,         false, 'notify channel document_status of every job that ends'),
     ('notifications',            'boolean',  'off',        null, null,      null,         false, 'notify channel document_changes of every changed document')
 $sql$;
 

@@ -127,6 +127,7 @@ begin
            job.started_at, extract(epoch from clock_timestamp() - job.started_at) * 1000
     from rag.documents d where d.source_id = job.source_id and d.document_id = job.document_id;
   end if;
+  perform rag._notify_status(job, case when _dead then 'dead' else 'queued' end);
   return case when _dead then 'dead' else 'queued' end;
 end
 $plpgsql$;
@@ -379,10 +380,22 @@ as $sql$
 $sql$;
 comment on function rag._fingerprint(bytea, text, text, rag.pipelines) is 'sha256 over all that a document''s chunks depend on';
 
+create or replace function rag._notify_status(job rag.ingestion_queue, status text) returns void
+  language sql
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  -- Off unless asked for: every NOTIFY makes all commits of the server take turns.
+  select pg_notify('document_status', json_build_object(
+    'job_id', job.job_id, 'source_id', job.source_id, 'document_id', job.document_id, 'status', status, 'attempts', job.attempts)::text)
+  where rag.get('status_notifications') = 'on'
+$sql$;
+comment on function rag._notify_status(rag.ingestion_queue, text) is 'tells channel document_status how an attempt ended: done, unchanged, superseded, discarded, queued (failed, tried again) or dead';
+
 create or replace function rag._finish_job(job rag.ingestion_queue, outcome text) returns void
   language sql
   set search_path = pg_catalog, pg_temp
 as $sql$
+  select rag._notify_status(job, outcome);
   delete from rag.ingestion_queue q where q.job_id = job.job_id;
   insert into rag.job_history (job_id, source_id, document_id, pipeline_id, operation, outcome, attempts, worker_id, created_at, started_at)
   values (job.job_id, job.source_id, job.document_id, job.pipeline_id, job.operation, outcome, job.attempts, job.worker_id,

@@ -46,14 +46,14 @@ as $sql$
   -- operate: see everything but texts, and act on jobs and workers.
   union all
   select 'operate', 'routine', f, 'execute', null
-  from unnest(array['get', 'job', 'current_tenant', 'start_workers', 'stop_workers', 'cleanup_orphaned_chunks', 'check', 'check_consistency',
+  from unnest(array['get', 'job', 'current_tenant', 'start_workers', 'stop_workers', 'cleanup_orphaned_chunks', 'check', 'check_consistency', 'metrics', '_status', '_progress',
                     'retry', 'discard', 'cancel', 'prioritize', 'reembed', 'restore_version',
                     -- A view's tables are read with its owner's rights, its functions called with the caller's.
                     '_worker_is_alive', '_lock_class', '_setting_definitions']) f
   union all
   select 'operate', 'table', t, 'select', null
   from unnest(array['documents', 'document_versions', 'ingestion_queue', 'job_history', 'models', 'pipelines', 'sources', 'workers',
-                    '_changes', 'ingestion_log', 'dead_letters', 'pipeline_progress', 'worker_activity', 'maintenance_log', 'query_cache', 'settings']) t
+                    '_changes', 'ingestion_log', 'status', 'progress', 'failures', 'dead_letters', 'pipeline_progress', 'worker_activity', 'maintenance_log', 'query_cache', 'settings']) t
 
   -- admin: besides all of the above, decide what is read and how.
   union all

@@ -18,6 +18,7 @@ from ragstone.db import Database
 from ragstone.embed import MODEL_FILE, TOKENIZER_FILE, Embedder, signals_blocked
 from ragstone.errors import DocumentError
 from ragstone.files import snapshot
+from ragstone.memory import available_bytes
 from ragstone.protocol import ExtractRequest
 from ragstone.sandbox import Sandbox
 
@@ -169,7 +170,7 @@ def extraction(db: Database) -> Finding:
 
 
 def memory(db: Database) -> Finding:
-    available = _available_bytes()
+    available = available_bytes()
     if available is None:
         return Finding(None, "/proc/meminfo cannot be read")
     workers = max(db.scheduled_workers(), 1)
@@ -222,13 +223,3 @@ def _cpu_flags() -> set[str] | None:
         if key.strip() in ("flags", "Features"):
             return set(value.split())
     return set()
-
-
-def _available_bytes() -> int | None:
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    return None

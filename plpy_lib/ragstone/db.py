@@ -165,6 +165,10 @@ class Database:
     def notice(self, message: str, **fields: str) -> None:
         self._plpy.notice(message, **fields)
 
+    def log(self, message: str) -> None:
+        """Write a line to the server's log, and to nobody else."""
+        self._plpy.log(message)
+
     def warning(self, message: str, **fields: str) -> None:
         self._plpy.warning(message, **fields)
 
@@ -267,6 +271,10 @@ class Database:
             chunks,
             tokens,
         )
+
+    def count(self, worker_id: int, counts: str) -> None:
+        """Add to what rag.metrics() shows; counts is JSON of Meter.take()."""
+        self._rows("select rag._count($1, $2)", ["int4", "json"], worker_id, counts)
 
     def expand_changes(self, min_priority: int) -> int:
         return self._value("rag._expand_changes($1)", ["int2"], min_priority)

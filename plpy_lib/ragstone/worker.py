@@ -25,6 +25,7 @@ from ragstone.errors import DocumentError
 from ragstone.extract.model import Limits
 from ragstone.files import Snapshot, open_beneath, snapshot
 from ragstone.memory import available_bytes, private_bytes
+from ragstone.meter import Meter, log_line
 from ragstone.protocol import Extraction, ExtractRequest
 from ragstone.sandbox import Sandbox
 from ragstone.turns import Turns
@@ -105,6 +106,7 @@ class Worker:
     worker_id: int
     recycles: bool = False
     _tally: Tally = field(default_factory=Tally)
+    _meter: Meter = field(default_factory=Meter)
     _pipelines: dict[int, Pipeline] = field(default_factory=dict)
     _settings: dict[int | None, dict[str, str | None]] = field(default_factory=dict)
     _sandbox: Sandbox = field(default_factory=Sandbox)
@@ -167,6 +169,7 @@ class Worker:
         self._sandbox.close()
         self.db.rollback()
         self.db.give_back(self.worker_id)
+        self._write_report("idle")
         self.db.leave_worker(self.worker_id)
         self.db.commit()
 
@@ -189,12 +192,17 @@ class Worker:
         return jobs
 
     def _report(self, state: str) -> bool:
-        tally, self._tally = self._tally, Tally()
-        stop = self.db.report_worker(
-            self.worker_id, state, tally.documents, tally.chunks, tally.tokens
-        )
+        stop = self._write_report(state)
         self.db.commit()
         return stop
+
+    def _write_report(self, state: str) -> bool:
+        tally, self._tally = self._tally, Tally()
+        if counts := self._meter.take():
+            self.db.count(self.worker_id, counts)
+        return self.db.report_worker(
+            self.worker_id, state, tally.documents, tally.chunks, tally.tokens
+        )
 
     def _forget_configuration(self) -> None:
         self._settings.clear()
@@ -297,7 +305,7 @@ class Worker:
             unchanged = self.db.finish_if_unchanged(self.worker_id, job, source.sha256)
             self.db.commit()
             if unchanged:
-                self._tally.documents += 1
+                self._finish(job, "unchanged", size=source.size)
                 return None
             self._check_quotas(job, source.size)
             self._sandbox.submit(self._request(job, pipeline), source.fd)
@@ -361,7 +369,8 @@ class Worker:
             literals = self._attempt(group[0].job, "embed", self._embed, group)
         else:
             try:
-                literals = self._embed(group)
+                with self._meter.timing("embed", *(document.job.job_id for document in group)):
+                    literals = self._embed(group)
             except Exception as error:
                 if self.db.is_interrupt(error):
                     raise
@@ -412,9 +421,15 @@ class Worker:
                 zip(passages.chunks, document.hashes, document.is_stored, strict=True)
             )
         ]
-        self.db.store(self.worker_id, document.job, passages.document, chunks)
+        outcome = self.db.store(self.worker_id, document.job, passages.document, chunks)
         self.db.commit()
-        self._tally.documents += 1
+        self._finish(
+            document.job,
+            outcome,
+            size=passages.document.size,
+            chunks=len(chunks),
+            new_chunks=len(document.new_chunks),
+        )
         self._tally.chunks += len(chunks)
         self._tally.tokens += sum(chunk.token_count for chunk in document.new_chunks)
 
@@ -423,7 +438,8 @@ class Worker:
     def _attempt(self, job: Job, stage: str, step: Any, *args: Any) -> Any:
         """Do one step for one document; what goes wrong is recorded on it, and the others go on."""
         try:
-            return step(*args)
+            with self._meter.timing(stage, job.job_id):
+                return step(*args)
         except DocumentError as error:
             failure = error
         except Exception as error:
@@ -437,10 +453,30 @@ class Worker:
                 hint="This is a fault of ragstone or of the server: see the server's log.",
             )
         self.db.rollback()
-        self.db.fail(self.worker_id, job, failure)
+        became = self.db.fail(self.worker_id, job, failure)
         self.db.commit()
-        self._tally.documents += 1
+        outcome = "retried" if became == "queued" else became
+        self._finish(job, outcome, stage=failure.stage, error=failure.code)
         return None
+
+    def _finish(self, job: Job, outcome: str, **facts: object) -> None:
+        """Count a job that is over for now and, where the setting asks for it, log it."""
+        self._tally.documents += 1
+        spent = self._meter.finish(job.job_id, outcome)
+        threshold = self._setting("log_min_duration_ms")
+        if threshold is None or (
+            "error" not in facts and sum(spent.values()) * 1000 < int(threshold)
+        ):
+            return
+        fields = {
+            "job": job.job_id,
+            "source": job.source_id,
+            "document": job.document_id,
+            "pipeline": job.pipeline_id,
+            "attempt": job.attempts,
+            "outcome": outcome,
+        }
+        self.db.log(log_line(fields | facts, spent))
 
     def _check(self) -> None:
         self.db.check()
