@@ -165,8 +165,11 @@ def test_title_tenant_tags_and_metadata_are_carried_along_and_follow_changes(db,
     )
     drain()
     assert rows(db, seen) == [("Two", ["final"], {"author": "Lou"}, 20)]
-    assert value(db, "select sum(tokens) from rag.document_versions where state = 'ready'") == 0, (
-        "same text, no embedding"
+    db.execute("update notes set tags = '{filed}'")
+    drain()
+    assert rows(db, "select tags from rag.document_chunks") == [(["filed"],)]
+    assert value(db, "select outcome from rag.job_history order by job_id desc limit 1") == "unchanged", (
+        "what is indexed is the same: no embedding"
     )
 
 
