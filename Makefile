@@ -71,8 +71,8 @@ psql: ## psql in the private cluster
 env: ## print how to reach the private cluster: eval "$(make -s env)"
 	@$(CLUSTER) env
 
-bench: cluster venv-dev ## measure ingest, search and retrieval quality
-	@$(VENV)/bin/python -m bench
+bench: cluster venv-dev ## measure ingest, search and triggers (ARGS='quality --collection DIR')
+	@eval "$$($(CLUSTER) env)" && PYTHONPATH=plpy_lib $(VENV)/bin/python -m bench $(ARGS)
 
 lint: venv-dev ## check Python and shell code
 	@$(VENV)/bin/ruff check --quiet .
