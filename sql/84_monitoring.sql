@@ -131,7 +131,7 @@ comment on column rag.progress.waiting is 'jobs that were never tried, and chang
 comment on column rag.progress.failed is 'dead, or tried again later: see rag.failures';
 comment on column rag.progress.percent is 'documents that are as they should be';
 
-create or replace view rag.failures as
+create or replace view rag.failures with (security_invoker = true) as
   select q.job_id, s.name as source, q.document_id, q.stage, q.error_code, q.attempts,
          case when q.status = 'queued' then date_trunc('second', q.run_at) end as next_try, q.error, q.error_hint as hint
     from rag.ingestion_queue q
@@ -167,7 +167,7 @@ begin
   select 0, c.metric, c.label, c.count, c.sum_s, c.buckets
   from (select c.metric, c.label, c.count, c.sum_s, c.buckets from rag._counters c where c.worker_id = old.worker_id
         union all
-        values ('chunks', '', old.chunks, 0, '{}'), ('tokens', '', old.tokens, 0, '{}')) c
+        values ('chunks', '', old.chunks::bigint, 0::float, '{}'::bigint[]), ('tokens', '', old.tokens, 0, '{}')) c
   order by c.metric, c.label
   on conflict on constraint _counters_pkey do update
     set count = k.count + excluded.count, sum_s = k.sum_s + excluded.sum_s,

@@ -89,6 +89,14 @@ class Prepared:
         ]
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A job that is over for now, with what its line in the log says of it."""
+
+    outcome: str
+    facts: Mapping[str, object]
+
+
 @dataclass(slots=True)
 class Tally:
     """What was done since the last report."""
@@ -295,8 +303,8 @@ class Worker:
             if isinstance(submitted, Prepared):
                 yield submitted
 
-    def _submit(self, job: Job) -> InChild | Prepared | None:
-        """Read the document and hand it to the child, or do without; None where it is done."""
+    def _submit(self, job: Job) -> InChild | Prepared | Ended:
+        """Read the document and hand it to the child, or do without."""
         deadline = time.monotonic() + self._integer("job_time_limit_s")
         pipeline = self._pipeline(job)
         if passages := self._same_cut(job, pipeline):
@@ -305,8 +313,7 @@ class Worker:
             unchanged = self.db.finish_if_unchanged(self.worker_id, job, source.sha256)
             self.db.commit()
             if unchanged:
-                self._finish(job, "unchanged", size=source.size)
-                return None
+                return Ended("unchanged", {"size": source.size})
             self._check_quotas(job, source.size)
             self._sandbox.submit(self._request(job, pipeline), source.fd)
             return InChild(job, source, deadline)
@@ -403,7 +410,7 @@ class Worker:
         vectors = iter(api.embedder(pipeline.model).embed(texts, check=check) if texts else ())
         return [[vector_literal(next(vectors)) for _ in d.new_chunks] for d in group]
 
-    def _store(self, document: Prepared, literals: Sequence[str]) -> None:
+    def _store(self, document: Prepared, literals: Sequence[str]) -> Ended:
         passages, embeddings = document.passages, iter(literals)
         chunks = [
             StoredChunk(
@@ -423,15 +430,10 @@ class Worker:
         ]
         outcome = self.db.store(self.worker_id, document.job, passages.document, chunks)
         self.db.commit()
-        self._finish(
-            document.job,
-            outcome,
-            size=passages.document.size,
-            chunks=len(chunks),
-            new_chunks=len(document.new_chunks),
-        )
         self._tally.chunks += len(chunks)
         self._tally.tokens += sum(chunk.token_count for chunk in document.new_chunks)
+        size, new = passages.document.size, len(document.new_chunks)
+        return Ended(outcome, {"size": size, "chunks": len(chunks), "new_chunks": new})
 
     # Helpers
 
@@ -439,7 +441,7 @@ class Worker:
         """Do one step for one document; what goes wrong is recorded on it, and the others go on."""
         try:
             with self._meter.timing(stage, job.job_id):
-                return step(*args)
+                result = step(*args)
         except DocumentError as error:
             failure = error
         except Exception as error:
@@ -452,20 +454,24 @@ class Worker:
                 stage=stage,
                 hint="This is a fault of ragstone or of the server: see the server's log.",
             )
+        else:
+            if isinstance(result, Ended):
+                self._finish(job, result)
+            return result
         self.db.rollback()
         became = self.db.fail(self.worker_id, job, failure)
         self.db.commit()
         outcome = "retried" if became == "queued" else became
-        self._finish(job, outcome, stage=failure.stage, error=failure.code)
+        self._finish(job, Ended(outcome, {"stage": failure.stage, "error": failure.code}))
         return None
 
-    def _finish(self, job: Job, outcome: str, **facts: object) -> None:
+    def _finish(self, job: Job, ended: Ended) -> None:
         """Count a job that is over for now and, where the setting asks for it, log it."""
         self._tally.documents += 1
-        spent = self._meter.finish(job.job_id, outcome)
+        spent = self._meter.finish(job.job_id, ended.outcome)
         threshold = self._setting("log_min_duration_ms")
         if threshold is None or (
-            "error" not in facts and sum(spent.values()) * 1000 < int(threshold)
+            "error" not in ended.facts and sum(spent.values()) * 1000 < int(threshold)
         ):
             return
         fields = {
@@ -474,9 +480,9 @@ class Worker:
             "document": job.document_id,
             "pipeline": job.pipeline_id,
             "attempt": job.attempts,
-            "outcome": outcome,
+            "outcome": ended.outcome,
         }
-        self.db.log(log_line(fields | facts, spent))
+        self.db.log(log_line({**fields, **ended.facts}, spent))
 
     def _check(self) -> None:
         self.db.check()

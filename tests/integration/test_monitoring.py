@@ -187,7 +187,7 @@ def test_ends_of_jobs_are_notified_where_that_is_on(db, connect, add, drain):
 
 # What Grafana's PostgreSQL data source puts in place of its macros.
 MACROS = {
-    r"\$__timeGroupAlias\(([^,]+), \$__interval\)": r"""floor(extract(epoch from \1) / 60) * 60 as "time\"""",
+    r"\$__timeGroupAlias\(([^,]+), \$__interval\)": r'floor(extract(epoch from \1) / 60) * 60 as "time"',
     r"\$__timeFilter\(([^)]+)\)": r"\1 between now() - interval '6 hours' and now()",
 }
 
