@@ -236,7 +236,9 @@ def test_memory_wanted_by_a_library_in_c_is_out_of_memory_too(
         while True:
             data.append(os.urandom(1_000_000))
     """
-    assert failure(lambda: act(code)).code == "out_of_memory"
+    # Time enough to fill the memory on a busy machine.
+    limits = Limits(cpu_seconds=120, wall_seconds=120)
+    assert failure(lambda: act(code, limits)).code == "out_of_memory"
 
 
 def test_an_endless_loop_ends_at_the_cpu_limit(act: Callable[..., object]) -> None:
