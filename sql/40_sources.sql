@@ -504,7 +504,9 @@ comment on function rag._delete_documents(integer, text[]) is 'takes documents o
 -- ragstone's own tables. Their only input is the source's id, which the trigger's definition fixes.
 
 create or replace function rag._after_insert() returns trigger
-  language plpgsql security definer
+  language plpgsql
+  -- SECURITY DEFINER: as told above.
+  security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
@@ -521,7 +523,9 @@ end
 $plpgsql$;
 
 create or replace function rag._after_update() returns trigger
-  language plpgsql security definer
+  language plpgsql
+  -- SECURITY DEFINER: as told above.
+  security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
@@ -571,7 +575,9 @@ end
 $plpgsql$;
 
 create or replace function rag._after_delete() returns trigger
-  language plpgsql security definer
+  language plpgsql
+  -- SECURITY DEFINER: as told above.
+  security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
@@ -588,7 +594,9 @@ end
 $plpgsql$;
 
 create or replace function rag._before_truncate() returns trigger
-  language plpgsql security definer
+  language plpgsql
+  -- SECURITY DEFINER: as told above.
+  security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
@@ -611,8 +619,9 @@ $plpgsql$;
 ------------------------------------------------------------------------------------------------
 
 create or replace function rag._after_ddl() returns event_trigger
-  language plpgsql security definer
+  language plpgsql
   -- SECURITY DEFINER: whoever may alter a table need not be able to write ragstone's own tables.
+  security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
@@ -682,8 +691,9 @@ $plpgsql$;
 comment on function rag._follow_columns(rag.sources) is 'brings the column names of a source up to date with its table; returns the source as it is then';
 
 create or replace function rag._after_drop() returns event_trigger
-  language plpgsql security definer
+  language plpgsql
   -- SECURITY DEFINER: as for rag._after_ddl().
+  security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
