@@ -591,7 +591,8 @@ begin
                 else (select o.embedding from old o where o.content_hash = i.content_hash limit 1) end,
            i.page_number, i.section, _document.tags, _language, _config, i.content_hash
     from incoming i
-    cross join lateral (select rag._analyze(coalesce(i.indexed_text, i.content), _config) as tsv) t
+    -- Offset: evaluated once, though used twice.
+    cross join lateral (select rag._analyze(coalesce(i.indexed_text, i.content), _config) as tsv offset 0) t
     where i.chunk_index not in (select k.chunk_index from kept k)
       -- Counted, so that they are gone before their chunk_index is taken again.
       and (select count(*) from removed) >= 0
