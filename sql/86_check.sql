@@ -225,6 +225,23 @@ as $sql$
                and not exists (select from rag.ingestion_queue q where q.status = 'dead' and q.failed_at > now() - interval '15 minutes') as is_stalled) s
 $sql$;
 
+create or replace function rag._check_maintenance(out ok boolean, out detail text, out hint text)
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  select case when s.last is null and not s.is_due then null else not s.is_due and s.contradictions = 0 end,
+         case when s.last is null then 'has not run yet' else format('last run ended %s', date_trunc('second', s.last)) end
+         || case when s.contradictions > 0 then format('; it found %s contradiction(s)', s.contradictions) else '' end,
+         case when s.contradictions > 0 then 'Look: select * from rag.check_consistency();'
+              when s.is_due then 'It should run each night: select rag.start_workers(1); schedules it anew. At once: call rag.maintain();'
+              when s.last is null then 'rag.start_workers() has it run each night, by the clock of pg_cron; at once: call rag.maintain();' end
+  from (select l.last, coalesce(c.count, 0) as contradictions,
+               coalesce(l.last < now() - interval '50 hours', false) and rag._scheduled_workers() > 0 as is_due
+        from (select max(l.finished_at) as last from rag.maintenance_log l) l
+        left join lateral (select m.count from rag.maintenance_log m
+                           where m.task = 'contradictions found' order by m.finished_at desc limit 1) c on true) s
+$sql$;
+
 create or replace function rag._check_failures(out ok boolean, out detail text, out hint text)
   language sql stable
   set search_path = pg_catalog, pg_temp
@@ -402,7 +419,7 @@ as $sql$
   select row_number() over (), c, case when c in ('libraries', 'cpu', 'model', 'prepacked', 'extraction', 'memory')
                                        then format('rag._check_in_python(%L)', c) else format('rag._check_%s()', c) end
   from unnest('{postgresql,extension,package,libraries,cpu,model,prepacked,embedding,extraction,pgvector,
-                pg_cron,workers,worker_processes,cron_history,stuck_jobs,failures,
+                pg_cron,workers,worker_processes,cron_history,maintenance,stuck_jobs,failures,
                 document_root,sources,indexes,statistics,memory,row_security,privileges}'::text[]) c
 $sql$;
 comment on function rag._checks() is 'the checks of rag.check(), in its order';
@@ -429,4 +446,4 @@ begin
   end loop;
 end
 $plpgsql$;
-comment on function rag.check() is 'whether everything is as it should be: one row a check, ok (null where it cannot be told, or is not needed here), what was found, and what to do about it. Takes about a second, most of it for trying out the model and the extraction; changes nothing and raises nothing';
+comment on function rag.check() is 'whether everything is as it should be: one row a check, ok (null where it cannot be told, or is not needed here), what was found, and what to do about it. Takes well below a second, most of it for trying out the model and the extraction; changes nothing and raises nothing';

@@ -12,7 +12,7 @@ from helpers import rows, value
 
 CHECKS = [
     "postgresql", "extension", "package", "libraries", "cpu", "model", "prepacked", "embedding", "extraction", "pgvector",
-    "pg_cron", "workers", "worker_processes", "cron_history", "stuck_jobs", "failures",
+    "pg_cron", "workers", "worker_processes", "cron_history", "maintenance", "stuck_jobs", "failures",
     "document_root", "sources", "indexes", "statistics", "memory", "row_security", "privileges",
 ]  # fmt: skip
 
@@ -61,6 +61,9 @@ MISTAKES = [
     ("failures", "update rag.ingestion_queue set status = 'dead', error_code = 'damaged'", "damaged"),
     ("stuck_jobs", "update rag.ingestion_queue set status = 'running', worker_id = 1, started_at = now() - interval '1 hour'", "gone"),
     ("workers", "select 1", "jobs are waiting"),
+    ("maintenance", "insert into rag.maintenance_log values ('contradictions found', 2, now(), now())", "2 contradiction"),
+    ("maintenance", "insert into rag.maintenance_log values ('x', 0, now() - interval '3 days', now() - interval '3 days'); "
+                    "create or replace function rag._scheduled_workers() returns integer language sql as 'select 1'", "last run"),
     ("row_security", 'alter table "TblDocumentFiles" enable row level security', "TblDocumentFiles"),
     ("privileges", "grant select on rag.documents to public", "everybody"),
     ("privileges", "grant execute on function rag.embed(text, text) to public", "everybody"),
