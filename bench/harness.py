@@ -13,6 +13,7 @@ import sysconfig
 import tempfile
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -250,14 +251,14 @@ def _anonymous_bytes(pid: int) -> int:
 
 
 class Watch:
-    """Usage by a backend and its child process, looked at every 50 ms while in the context.
+    """Usage by a backend and its child processes, looked at every 50 ms while in the context.
 
-    Both stay zero where this account may not look into the server's processes.
+    The children go by their names, extract and embed. All stay zero where this account may not look into the server's processes.
     """
 
     def __init__(self, backend_pid: int) -> None:
         self.backend = Usage()
-        self.child = Usage()
+        self.children: defaultdict[str, Usage] = defaultdict(Usage)
         self._pid = backend_pid
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look_often, daemon=True)
@@ -286,7 +287,7 @@ class Watch:
             process = psutil.Process(self._pid)
             self.backend.see(process)
             for child in process.children():
-                self.child.see(child)
+                self.children[child.cmdline()[-1]].see(child)
 
 
 class Stopwatch:

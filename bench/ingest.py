@@ -113,8 +113,7 @@ class Drained:
     seconds: float
     chunks: list[str]
     tokens: int
-    backend: Usage
-    child: Usage
+    usage: dict[str, Usage]
 
     @property
     def rate(self) -> float:
@@ -126,8 +125,9 @@ class Drained:
 class Round:
     """The queue, and right after it the plain model on what the queue stored.
 
-    The ratio of rates is what a user gets, child, storing and waiting included. Beside it the ratio
-    of CPU seconds, plain model to worker's backend: it moves less when the machine is busy.
+    The ratio of rates is what a user gets, reading, storing and waiting included. Beside it the
+    ratio of CPU seconds, plain model to worker and children together: it moves less when the
+    machine is busy.
     """
 
     queue: Drained
@@ -140,19 +140,19 @@ class Round:
             self.queue.rate,
             self.queue.tokens / self.plain_seconds,
             self.plain_seconds / self.queue.seconds,
-            self.queue.backend.cpu_seconds,
-            self.queue.child.cpu_seconds,
+            *(self.queue.usage[name].cpu_seconds for name in PROCESSES),
             self.plain_cpu_seconds,
-            self.plain_cpu_seconds / max(self.queue.backend.cpu_seconds, 1e-9),
+            self.plain_cpu_seconds
+            / max(sum(usage.cpu_seconds for usage in self.queue.usage.values()), 1e-9),
         )
 
 
+PROCESSES = ("worker", "extract", "embed")
 ROUND_COLUMNS = (
     "queue tokens/s",
     "plain tokens/s",
     "ratio",
-    "worker cpu s",
-    "child cpu s",
+    *(f"{name} cpu s" for name in PROCESSES),
     "plain cpu s",
     "cpu ratio",
 )
@@ -177,9 +177,12 @@ def throughput(server: Server, report: Report, kind: str, folder: Path, rounds: 
     size_mb = sum((folder / path).stat().st_size for path in paths) / 2**20
     title = f"{len(paths)} documents, {size_mb:.1f} MB, {measured[0].queue.tokens:,} tokens"
     report.table(f"ingest of {kind}: {title}", rows)
-    worker = max((r.queue.backend for r in measured), key=lambda usage: usage.rss)
-    child = max((r.queue.child for r in measured), key=lambda usage: usage.rss)
-    report.table(f"peak memory during ingest of {kind}", [worker.row("worker"), child.row("child")])
+    peaks = {
+        name: max((r.queue.usage[name] for r in measured), key=lambda usage: usage.rss)
+        for name in PROCESSES
+    }
+    rows = [usage.row(name) for name, usage in peaks.items()]
+    report.table(f"peak memory during ingest of {kind}", rows)
 
 
 def _row(name: str, figures: Sequence[float]) -> dict[str, Any]:
@@ -200,8 +203,7 @@ def drain_folder(database: Database, folder: Path, paths: Sequence[str]) -> Drai
         seconds=watched.seconds,
         chunks=[content for content, _ in rows],
         tokens=sum(tokens for _, tokens in rows),
-        backend=watch.backend,
-        child=watch.child,
+        usage={"worker": watch.backend, **watch.children},
     )
 
 

@@ -137,7 +137,9 @@ def change_pipeline(connection: Connection, changes: Sequence[str]) -> None:
 
 def load(connection: Connection, collection: Collection, language: str | None) -> None:
     """One row a document, drained in this session."""
-    connection.execute("create table documents (id text primary key, title text, content text, language text)")
+    connection.execute(
+        "create table documents (id text primary key, title text, content text, language text)"
+    )
     connection.execute(
         "select rag.attach_source('documents', content_column => 'content', title_column => 'title',"
         " language_column => 'language')"
@@ -255,9 +257,7 @@ def references(
         np.float32,
     )
     yield "exact dense, NumPy", _ranked(chunks, collection, vectors @ chunks.vectors.T)
-    (config,) = one(
-        connection, "select distinct text_search_config from rag.document_chunks"
-    )
+    (config,) = one(connection, "select distinct text_search_config from rag.document_chunks")
     asked = [
         one(connection, f"select {_lexemes('rag._analyze(%s, %s, true)')}", text, config)[0]
         for text in queries

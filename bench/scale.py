@@ -88,7 +88,14 @@ def run(server: Server, options: argparse.Namespace) -> Report:
             )
             report.table(
                 f"{count:,} chunks: vector index beside exact search",
-                [{"what": "recall@10", "recall": recall, "index ms": index_ms, "exact ms": exact_ms}],
+                [
+                    {
+                        "what": "recall@10",
+                        "recall": recall,
+                        "index ms": index_ms,
+                        "exact ms": exact_ms,
+                    }
+                ],
             )
     return report
 
@@ -157,9 +164,7 @@ def by_mode(connection: Connection, questions: list[Question]) -> Iterator[Row]:
         yield {"what": name} | percentiles(values)
 
 
-def by_selectivity(
-    connection: Connection, questions: list[Question], count: int
-) -> Iterator[Row]:
+def by_selectivity(connection: Connection, questions: list[Question], count: int) -> Iterator[Row]:
     """How many rows come back of those that could, at worst and in what time."""
     for share in SELECTIVITIES:
         sql = SEARCH.format(f", tags_filter => '{{t{share}}}'")

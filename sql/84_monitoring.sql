@@ -22,14 +22,18 @@ create or replace function rag._process_memory_bytes(pid integer) returns bigint
   language plpgsql volatile
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
+declare
+  -- Where the kernel does not list children, this is only the session's own.
+  _children text := coalesce(pg_read_file(format('/proc/%1$s/task/%1$s/children', pid), true), '');
 begin
   -- Private memory alone: shared buffers and the model's mapped file are in it once for all.
-  return 1024 * substring(pg_read_file(format('/proc/%s/status', pid)) from 'RssAnon:\s+(\d+) kB')::bigint;
+  return (select sum(1024 * substring(pg_read_file(format('/proc/%s/status', p), true) from 'RssAnon:\s+(\d+) kB')::bigint)
+          from unnest(string_to_array(trim(pid || ' ' || _children), ' ')) p);
 exception when others then
   return null;
 end
 $plpgsql$;
-comment on function rag._process_memory_bytes(integer) is 'private memory of a process of the server, null where it cannot be told';
+comment on function rag._process_memory_bytes(integer) is 'private memory of a process of the server and its child processes, null where it cannot be told';
 
 create or replace function rag._queue_counts(out waiting bigint, out retrying bigint, out running bigint, out dead bigint, out noted bigint, out oldest timestamptz)
   language sql stable
@@ -83,7 +87,7 @@ comment on column rag.status.retrying is 'jobs that failed and are tried again';
 comment on column rag.status.dead is 'jobs that are not tried again: see rag.dead_letters';
 comment on column rag.status.oldest_wait is 'how long the oldest job has been waiting';
 comment on column rag.status.workers is 'workers that are alive: see rag.worker_activity';
-comment on column rag.status.worker_memory is 'private memory of all workers';
+comment on column rag.status.worker_memory is 'private memory of all workers and their child processes';
 comment on column rag.status.documents_per_minute is 'finished in the last 5 minutes';
 comment on column rag.status.tokens_per_s is 'embedded in the last 5 minutes';
 comment on column rag.status.time_left is 'until nothing waits, at the speed of the last 5 minutes';
@@ -202,7 +206,7 @@ as $sql$
     ('ragstone_chunks',                 'gauge',     'Chunks of each pipeline.'),
     ('ragstone_index_bytes',            'gauge',     'Size of a pipeline''s chunks with their indexes.'),
     ('ragstone_workers',                'gauge',     'Workers that are alive, by state.'),
-    ('ragstone_worker_memory_bytes',    'gauge',     'Private memory of the workers that are alive.'),
+    ('ragstone_worker_memory_bytes',    'gauge',     'Private memory of the workers that are alive and their child processes.'),
     ('ragstone_query_cache_hits_total', 'counter',   'Queries whose embedding came from the cache.'),
     ('ragstone_query_cache_misses_total','counter',  'Queries whose embedding had to be made.'),
     ('ragstone_searches_total',         'counter',   'Searches; only where track_functions is on.'),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import getpass
 import os
 from pathlib import Path
@@ -10,15 +9,22 @@ from typing import Any
 
 import ragstone
 from ragstone.db import Database, Model
-from ragstone.embed import Embedder, Reranker, vector_literal
+from ragstone.embed import TOKENIZER_FILE, Embedder, Reranker, vector_literal
+from ragstone.tokens import Tokenizer
 
 _embedders: dict[Path, Embedder] = {}
 _rerankers: dict[Path, Reranker] = {}
+_tokenizers: dict[Path, Tokenizer] = {}
 
 
 def model_dir(model: Model) -> Path:
     """Folder of a model's files."""
     return ragstone.INSTALL_DIR / "models" / model.location
+
+
+def tokenizer_path(model: Model) -> Path:
+    """The file that says how a model's tokens are made."""
+    return model_dir(model) / TOKENIZER_FILE
 
 
 def embedder(model: Model) -> Embedder:
@@ -29,10 +35,12 @@ def embedder(model: Model) -> Embedder:
     return _embedders[path]
 
 
-def forget_models() -> None:
-    """Free the models' memory; the next use loads them again."""
-    _embedders.clear()
-    gc.collect()
+def tokenizer(model: Model) -> Tokenizer:
+    """The model's tokenizer, loaded once a session; raises what loading raises."""
+    path = tokenizer_path(model)
+    if path not in _tokenizers:
+        _tokenizers[path] = Tokenizer.load(path)
+    return _tokenizers[path]
 
 
 def check_folder(path: str) -> str | None:

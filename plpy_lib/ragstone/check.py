@@ -110,9 +110,7 @@ def model(db: Database) -> Finding:
         folder = api.model_dir(db.model(row["name"]))
         for file in (MODEL_FILE, TOKENIZER_FILE):
             if not os.access(folder / file, os.R_OK):
-                return Finding(
-                    False, f"{row['name']}: {folder / file} cannot be read", REINSTALL
-                )
+                return Finding(False, f"{row['name']}: {folder / file} cannot be read", REINSTALL)
         found = _sha256(folder / MODEL_FILE, db.check)
         if found != row["sha256"]:
             return Finding(

@@ -1,7 +1,7 @@
-"""The program that reads one document after another and can do nothing else.
+"""The program that reads one document after another, or embeds texts, and can do nothing else.
 
-Started by `sandbox.py` as `python -I -S -B child.py`, its socket as standard input. It talks only
-over that socket: see `protocol.py`.
+Started by `sandbox.py` as `python -I -S -B child.py NAME`, its socket as standard input. It talks
+only over that socket: see `protocol.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:  # nothing of the package may be imported before the limits are set
+    from ragstone.embed import Embedder
     from ragstone.extract.model import Extracted
     from ragstone.protocol import Extraction, ExtractRequest
     from ragstone.tokens import Tokenizer
@@ -42,24 +43,21 @@ def main() -> NoReturn:
     statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
     protections = confine(first["memory_bytes"], first["parent_pid"], readable)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    # openpyxl takes it up where it finds it; its threads would die of the limit on processes.
-    sys.modules["numpy"] = None  # type: ignore[assignment]
-    mimetypes.knownfiles.clear()  # nor may it read the ones of the system
+    mimetypes.knownfiles.clear()  # the system's may not be read
     answer(channel, {"protections": protections})
     serve(channel, statm)
 
 
 def serve(channel: socket.socket, statm: int) -> NoReturn:
-    """Documents, one by one; `statm` is the open file in which the kernel counts our pages."""
+    """Requests, one by one; `statm` is the open file in which the kernel counts our pages."""
     from ragstone.confine import allow_time, stop_time
 
     while True:
         body, fd = receive(channel)
         message = json.loads(body)
-        limits = message["limits"]
-        allow_time(limits["cpu_seconds"], limits["wall_seconds"])
+        allow_time(message["cpu_seconds"], message["wall_seconds"])
         try:
-            reply = work(message, fd)
+            reply = embed(message) if message["kind"] == "embed" else read(message, fd)
         except MemoryError:
             # Nothing can be relied on now, not even that the answer could be put together.
             os._exit(OUT_OF_MEMORY_EXIT)
@@ -73,15 +71,17 @@ def serve(channel: socket.socket, statm: int) -> NoReturn:
         channel.sendall(data)
 
 
-def work(message: dict[str, Any], fd: int | None) -> dict[str, Any]:
+def read(message: dict[str, Any], fd: int | None) -> dict[str, Any]:
     """Extract and chunk one document; every failure but want of memory becomes an answer."""
+    # openpyxl takes it up where it finds it; its threads would die of the limit on processes.
+    sys.modules["numpy"] = None  # type: ignore[assignment]
     from ragstone.errors import DocumentError, Stage
     from ragstone.extract import extract
-    from ragstone.protocol import extraction_to_dict, request_from_dict
+    from ragstone.protocol import ExtractRequest, extraction_to_dict
 
     stage: Stage = "extract"
     try:
-        request = request_from_dict(message)
+        request = ExtractRequest.from_dict(message)
         found = extract(read_all(fd), request.file_name, request.limits)
         stage = "chunk"
         return {"document": extraction_to_dict(passages(found, request))}
@@ -100,6 +100,33 @@ def work(message: dict[str, Any], fd: int | None) -> dict[str, Any]:
                 stage=stage,
             ).to_dict()
         }
+
+
+_embedders: dict[Path, Embedder] = {}
+
+
+def embed(message: dict[str, Any]) -> dict[str, Any]:
+    """The vectors of some texts; every failure but want of memory becomes an answer."""
+    from ragstone.embed import Embedder, ModelError, vector_literal
+    from ragstone.errors import DocumentError
+    from ragstone.protocol import EmbedRequest
+
+    try:
+        request = EmbedRequest.from_dict(message)
+        if request.model_dir not in _embedders:
+            _embedders[request.model_dir] = Embedder.load(request.model_dir)
+        vectors = _embedders[request.model_dir].embed(request.texts)
+        return {"vectors": [vector_literal(vector) for vector in vectors]}
+    except MemoryError:
+        raise
+    except ModelError as error:
+        code, what, detail = "model_failed", "the model cannot be loaded", str(error)
+    except Exception as error:
+        code, what = "internal", "the document's text could not be embedded"
+        detail = f"{type(error).__name__}: {error}"
+    hint = "This is a fault of the installation or of ragstone: select * from rag.check();"
+    failed = DocumentError(code, what, detail=detail, hint=hint, permanent=False, stage="embed")
+    return {"error": failed.to_dict()}
 
 
 _tokenizers: dict[Path, Tokenizer] = {}

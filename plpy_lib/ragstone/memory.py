@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -19,10 +20,14 @@ def available_bytes() -> int | None:
     return None
 
 
-def private_bytes() -> int:
-    """Memory of this process alone: without shared buffers and mapped files."""
+def private_bytes(pids: Iterable[int]) -> int:
+    """Memory of these processes alone: without shared buffers and mapped files."""
+    return sum(map(_private_bytes, pids))
+
+
+def _private_bytes(pid: int) -> int:
     try:
-        resident, shared = Path("/proc/self/statm").read_text(encoding="ascii").split()[1:3]
+        resident, shared = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1:3]
     except OSError:
         return 0
     return (int(resident) - int(shared)) * _PAGE_BYTES

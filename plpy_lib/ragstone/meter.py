@@ -6,7 +6,7 @@ import json
 import re
 import time
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
@@ -38,16 +38,19 @@ class Meter:
     _jobs: dict[int, dict[str, float]] = field(default_factory=dict)
 
     @contextmanager
-    def timing(self, stage: str, *job_ids: int) -> Iterator[None]:
-        """Time a stage of one job, or of several that share it evenly."""
+    def timing(self, stage: str, job_id: int) -> Iterator[None]:
+        """Time a stage of a job."""
         started = time.monotonic()
         try:
             yield
         finally:
-            each = (time.monotonic() - started) / len(job_ids)
-            for job_id in job_ids:
-                spent = self._jobs.setdefault(job_id, {})
-                spent[stage] = spent.get(stage, 0.0) + each
+            self.add(stage, time.monotonic() - started, [job_id])
+
+    def add(self, stage: str, seconds: float, job_ids: Sequence[int]) -> None:
+        """Note what a stage took for some jobs, which share it evenly."""
+        for job_id in job_ids:
+            spent = self._jobs.setdefault(job_id, {})
+            spent[stage] = spent.get(stage, 0.0) + seconds / len(job_ids)
 
     def finish(self, job_id: int, outcome: str) -> dict[str, float]:
         """Count a job with its outcome and return its seconds by stage."""

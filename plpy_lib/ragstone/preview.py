@@ -9,7 +9,7 @@ from ragstone import api
 from ragstone.db import Database
 from ragstone.errors import DocumentError
 from ragstone.files import Snapshot, snapshot
-from ragstone.protocol import ExtractRequest
+from ragstone.protocol import Extraction, ExtractRequest
 from ragstone.sandbox import Sandbox
 from ragstone.worker import limits, read_file
 
@@ -42,11 +42,10 @@ def preview_chunks(
     settings = db.settings(None)
     allowed = limits(settings)
     name = file_name or file_path or ""
-    tokenizer = api.model_dir(chosen.model) / "tokenizer.json"
-    request = ExtractRequest(name, tokenizer, allowed, chosen.chunk_spec)
+    request = ExtractRequest(name, api.tokenizer_path(chosen.model), allowed, chosen.chunk_spec)
     try:
         source = _read(db, content, file_path, settings["document_root"], allowed.max_file_bytes)
-        with source, Sandbox() as sandbox:
+        with source, Sandbox[Extraction]() as sandbox:
             sandbox.submit(request, source.fd)
             chunks = sandbox.result(db.check).chunks
     except DocumentError as error:

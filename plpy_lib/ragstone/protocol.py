@@ -1,20 +1,52 @@
-"""What the backend and its sandboxed child say to each other: length-prefixed JSON, plus one fd.
+"""What the backend and its sandboxed children say to each other: length-prefixed JSON, plus one fd.
 
-Everything that comes from the child is taken for hostile and checked for form.
+There are two kinds of request: read a document, and embed texts.
+
+Everything that comes from a child is taken for hostile and checked for form.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import struct
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from .chunk import Chunk, ChunkSpec
 from .extract.model import Limits
 
 HEADER = struct.Struct("!I")
+
+_VECTOR = re.compile(r"\[[-+.0-9e,]+\]")
+
+Answer_co = TypeVar("Answer_co", covariant=True)
+
+
+class Request(Protocol[Answer_co]):
+    """One piece of work for a child, and what it may cost."""
+
+    kind: ClassVar[str]
+    crash: ClassVar[str]
+    """What is said of a document whose work ended the child."""
+
+    @property
+    def memory_bytes(self) -> int: ...
+    @property
+    def cpu_seconds(self) -> int: ...
+    @property
+    def wall_seconds(self) -> float: ...
+    @property
+    def readable(self) -> Sequence[Path]:
+        """Files and folders that the child must read, beside the libraries."""
+
+    @property
+    def max_reply_bytes(self) -> int: ...
+    def to_dict(self) -> dict[str, Any]: ...
+    def answer(self, reply: dict[str, Any]) -> Answer_co:
+        """What the child's reply says; raises ValueError, KeyError or TypeError on nonsense."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +56,113 @@ class ExtractRequest:
     `title` and `language` are the source table's and go before what the file says of itself.
     """
 
+    kind: ClassVar[str] = "extract"
+    crash: ClassVar[str] = "the document made its parser crash"
+
     file_name: str
     tokenizer_path: Path
     limits: Limits = field(default_factory=Limits)
     chunk_spec: ChunkSpec = field(default_factory=ChunkSpec)
     title: str | None = None
     language: str | None = None
+
+    @property
+    def memory_bytes(self) -> int:
+        return self.limits.memory_bytes
+
+    @property
+    def cpu_seconds(self) -> int:
+        return self.limits.cpu_seconds
+
+    @property
+    def wall_seconds(self) -> float:
+        return self.limits.wall_seconds
+
+    @property
+    def readable(self) -> Sequence[Path]:
+        return [self.tokenizer_path]
+
+    @property
+    def max_reply_bytes(self) -> int:
+        """Text, its overlap and its embedding text, at up to 4 bytes a character, and the rows."""
+        return 12 * self.limits.max_text_characters + 200 * self.limits.max_chunks + 1_000_000
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "cpu_seconds": self.cpu_seconds,
+            "wall_seconds": self.wall_seconds,
+            "file_name": self.file_name[-1_000:],
+            "tokenizer_path": str(self.tokenizer_path),
+            "limits": asdict(self.limits),
+            "chunk_spec": asdict(self.chunk_spec),
+            "title": self.title[:1_000] if self.title else None,
+            "language": self.language,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> ExtractRequest:
+        return cls(
+            file_name=data["file_name"],
+            tokenizer_path=Path(data["tokenizer_path"]),
+            limits=Limits(**data["limits"]),
+            chunk_spec=ChunkSpec(**data["chunk_spec"]),
+            title=data["title"],
+            language=data["language"],
+        )
+
+    def answer(self, reply: dict[str, Any]) -> Extraction:
+        return extraction_from_dict(reply["document"], self)
+
+
+@dataclass(frozen=True)
+class EmbedRequest:
+    """Texts of which the child shall return the vectors, in pgvector's text form and their order.
+
+    The memory is room for the model beside the libraries, a guard and not a measure: address space
+    and not what is used, and a model's file is mapped.
+    """
+
+    kind: ClassVar[str] = "embed"
+    crash: ClassVar[str] = "the document's text made the model crash"
+
+    model_dir: Path
+    texts: Sequence[str]
+    wall_seconds: float
+    memory_bytes: int = 4 << 30
+
+    @property
+    def cpu_seconds(self) -> int:
+        return int(self.wall_seconds) + 1
+
+    @property
+    def readable(self) -> Sequence[Path]:
+        # The CPU decides whether the prepacked file fits and which arithmetic is used.
+        return [self.model_dir, Path("/proc/cpuinfo"), Path("/sys/devices/system/cpu")]
+
+    @property
+    def max_reply_bytes(self) -> int:
+        """A number takes at most 14 characters; pgvector has up to 16,000 of them in a vector."""
+        return 14 * 16_000 * len(self.texts) + 1_000
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "cpu_seconds": self.cpu_seconds,
+            "wall_seconds": self.wall_seconds,
+            "model_dir": str(self.model_dir),
+            "texts": list(self.texts),
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> EmbedRequest:
+        return cls(Path(data["model_dir"]), data["texts"], data["wall_seconds"])
+
+    def answer(self, reply: dict[str, Any]) -> list[str]:
+        vectors = reply["vectors"]
+        if len(vectors) != len(self.texts) or not all(map(_VECTOR.fullmatch, vectors)):
+            raise ValueError("the vectors are not of the form agreed")
+        return list(vectors)
 
 
 @dataclass(frozen=True)
@@ -51,28 +184,6 @@ def encode(message: dict[str, Any]) -> bytes:
     """One message as bytes, its length first."""
     body = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
     return HEADER.pack(len(body)) + body
-
-
-def request_to_dict(request: ExtractRequest) -> dict[str, Any]:
-    return {
-        "file_name": request.file_name[-1_000:],
-        "tokenizer_path": str(request.tokenizer_path),
-        "limits": asdict(request.limits),
-        "chunk_spec": asdict(request.chunk_spec),
-        "title": request.title[:1_000] if request.title else None,
-        "language": request.language,
-    }
-
-
-def request_from_dict(data: dict[str, Any]) -> ExtractRequest:
-    return ExtractRequest(
-        file_name=data["file_name"],
-        tokenizer_path=Path(data["tokenizer_path"]),
-        limits=Limits(**data["limits"]),
-        chunk_spec=ChunkSpec(**data["chunk_spec"]),
-        title=data["title"],
-        language=data["language"],
-    )
 
 
 def extraction_to_dict(extraction: Extraction) -> dict[str, Any]:

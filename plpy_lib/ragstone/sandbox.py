@@ -1,4 +1,4 @@
-"""The backend's end of the child process in which users' files are parsed.
+"""The backend's end of a child process: one parses users' files, another runs the model.
 
 The backend is never forked: the child starts by exec, with an empty environment, and confines
 itself before it touches a document (see `child.py` and `confine.py`). No signal handler is
@@ -20,17 +20,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from .errors import DocumentError
-from .protocol import (
-    HEADER,
-    Extraction,
-    ExtractRequest,
-    encode,
-    extraction_from_dict,
-    request_to_dict,
-)
+from .protocol import HEADER, Request, encode
 
 # A cancel is due within a quarter second; the caller's check is made at least this often.
 SLICE_MS = 50
@@ -41,6 +34,8 @@ GRACE_SECONDS = 1.0
 # How long a finished answer may take to cross the socket.
 TRANSFER_SECONDS = 20.0
 _READ_BYTES = 1 << 18
+# One of each folder that may hold what the children import.
+_LIBRARIES = ("pypdfium2", "lxml", "tokenizers", "onnxruntime", "numpy")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _CRASHES = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGTRAP)
 _STDERR_BYTES = 4_000
@@ -48,9 +43,12 @@ _OUT_OF_MEMORY_EXIT = 113
 _MEMORY_WORDS = ("bad_alloc", "memory allocation of", "MemoryError", "out of memory", "allocate")
 
 
+Answer = TypeVar("Answer")
+
+
 @dataclass(frozen=True)
-class _Pending:
-    request: ExtractRequest
+class _Pending(Generic[Answer]):
+    request: Request[Answer]
     deadline: float
 
 
@@ -58,37 +56,40 @@ class _Died(Exception):
     """The child hung up."""
 
 
-class Sandbox:
-    """One child process, kept between documents, replaced when it dies, ages or swells.
+class Sandbox(Generic[Answer]):
+    """One child process, kept between requests, replaced when it dies, ages or swells.
 
-    Not for use by two threads. One document is in work at a time: `submit`, then `result`.
-    `library_paths` are the folders that hold the parsers, `readable` further files the child
-    must read (a tokenizer named in a request is added by itself). The child is replaced after
-    `max_documents`, or when it keeps more than half of the memory limit.
+    Not for use by two threads. One request is in work at a time: `submit`, then `result`; a child
+    serves one kind of request only. `name` is for who looks at the list of processes,
+    `library_paths` are the folders that hold the libraries, `readable` further files the child must
+    read (those that a request names are added by themselves). The child is replaced after
+    `max_requests`, or when it keeps more than half of the memory limit.
     """
 
     def __init__(
         self,
         *,
+        name: str = "extract",
         python: Path | None = None,
         program: Path | None = None,
         library_paths: Sequence[Path] | None = None,
         readable: Sequence[Path] = (),
-        max_documents: int = 500,
+        max_requests: int = 500,
     ) -> None:
+        self._name = name
         self._python = python or default_interpreter()
         self._program = program or Path(__file__).resolve().with_name("child.py")
         paths = default_library_paths() if library_paths is None else library_paths
         self._library_paths = [str(path) for path in paths]
         self._readable = {str(path) for path in readable}
-        self._max_documents = max_documents
+        self._max_requests = max_requests
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
         self._memory_bytes = 0
         self._most_bytes = 0
-        self._documents = 0
+        self._requests = 0
         self._greeted = False
-        self._pending: _Pending | None = None
+        self._pending: _Pending[Answer] | None = None
         self._protections: tuple[str, ...] = ()
 
     @property
@@ -117,45 +118,45 @@ class Sandbox:
             raise
         return self._protections
 
-    def submit(self, request: ExtractRequest, fd: int) -> None:
-        """Hand over a document and return at once; `fd` may be closed afterwards.
+    def submit(self, request: Request[Answer], fd: int | None = None) -> None:
+        """Hand over a request and return at once; `fd` may be closed afterwards.
 
         Raises DocumentError sandbox_failed where no child can be started, RuntimeError where
-        the last document's result was not yet collected.
+        the last request's result was not yet collected.
         """
         if self._pending:
-            raise RuntimeError("the result of the last document was not collected")
+            raise RuntimeError("the result of the last request was not collected")
         self._renew(request)
         try:
             self._send(request, fd)
-        except OSError:  # it died between two documents: that is not this document's doing
+        except OSError:  # it died between two requests: that is not this one's doing
             self.close()
             self._renew(request)
             try:
                 self._send(request, fd)
             except OSError:
                 raise self._cannot_start() from None
-        self._documents += 1
+        self._requests += 1
         limit = _allowance(request) + (0 if self._greeted else START_SECONDS)
         self._most_bytes = 0
         self._pending = _Pending(request, time.monotonic() + limit)
 
-    def result(self, check: Callable[[], None]) -> Extraction:
-        """Wait for the document handed over last.
+    def result(self, check: Callable[[], None]) -> Answer:
+        """Wait for the answer to what was handed over last.
 
         `check` is called at least every 50 ms; whatever it raises is raised after the child was
         killed and reaped. Raises DocumentError for all that is wrong with the document (the
         cause of the child's death included), RuntimeError where nothing was submitted.
         """
         if not self._pending:
-            raise RuntimeError("no document was submitted")
+            raise RuntimeError("nothing was submitted")
         pending, self._pending = self._pending, None
         try:
             deadline = pending.deadline
             if not self._greeted:
                 self._greet(check)
                 deadline = min(deadline, time.monotonic() + _allowance(pending.request))
-            reply = self._receive(check, deadline, _max_reply_bytes(pending.request))
+            reply = self._receive(check, deadline, pending.request.max_reply_bytes)
             return self._understand(reply, pending.request)
         except _Died:
             raise self._cause_of_death(pending.request) from None
@@ -180,15 +181,15 @@ class Sandbox:
         with contextlib.suppress(Exception):
             self.close()
 
-    def _renew(self, request: ExtractRequest) -> None:
+    def _renew(self, request: Request[Answer]) -> None:
         """Have a child that fits the request."""
-        tokenizer = str(request.tokenizer_path.resolve())
-        memory = request.limits.memory_bytes
-        if memory != self._memory_bytes or tokenizer not in self._readable:
+        readable = {str(path.resolve()) for path in request.readable}
+        memory = request.memory_bytes
+        if memory != self._memory_bytes or not readable <= self._readable:
             self.close()
-        if self._documents >= self._max_documents:
+        if self._requests >= self._max_requests:
             self.close()
-        self._readable.add(tokenizer)
+        self._readable |= readable
         if self._process is None:
             self._spawn(memory)
 
@@ -196,7 +197,7 @@ class Sandbox:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._process = subprocess.Popen(
-                [str(self._python), "-I", "-S", "-B", str(self._program)],
+                [str(self._python), "-I", "-S", "-B", str(self._program), self._name],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -216,7 +217,7 @@ class Sandbox:
         os.set_blocking(self._process.stderr.fileno(), False)
         ours.settimeout(5.0)
         self._channel = ours
-        self._memory_bytes, self._documents, self._greeted = memory_bytes, 0, False
+        self._memory_bytes, self._requests, self._greeted = memory_bytes, 0, False
         first = {
             "parent_pid": os.getpid(),
             "memory_bytes": memory_bytes,
@@ -226,10 +227,10 @@ class Sandbox:
         with contextlib.suppress(OSError):  # where it is dead already, the greeting finds out
             ours.sendall(encode(first))
 
-    def _send(self, request: ExtractRequest, fd: int) -> None:
+    def _send(self, request: Request[Answer], fd: int | None) -> None:
         assert self._channel is not None
-        data = encode(request_to_dict(request))
-        sent = socket.send_fds(self._channel, [data], [fd])
+        data = encode(request.to_dict())
+        sent = socket.send_fds(self._channel, [data], [] if fd is None else [fd])
         self._channel.sendall(data[sent:])
 
     def _greet(self, check: Callable[[], None]) -> None:
@@ -297,14 +298,14 @@ class Sandbox:
             pages = Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()[0]
             self._most_bytes = max(self._most_bytes, int(pages) * _PAGE_BYTES)
 
-    def _understand(self, reply: dict[str, Any], request: ExtractRequest) -> Extraction:
+    def _understand(self, reply: dict[str, Any], request: Request[Answer]) -> Answer:
         resident = reply.get("resident_bytes")
         if isinstance(resident, int) and resident > self._memory_bytes // 2:
-            self._documents = self._max_documents
+            self._requests = self._max_requests
         try:
             if "error" in reply:
                 raise DocumentError.from_dict(reply["error"])
-            return extraction_from_dict(reply["document"], request)
+            return request.answer(reply)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             self.close()
             raise _malformed(str(error)) from None
@@ -331,24 +332,23 @@ class Sandbox:
             process.stderr.close()
         return status, words
 
-    def _cause_of_death(self, request: ExtractRequest) -> DocumentError:
+    def _cause_of_death(self, request: Request[Answer]) -> DocumentError:
         greeted = self._greeted
         status, words = self._end(kill=False)
         code = os.waitstatus_to_exitcode(status)
         if not greeted and code >= 0:
             return _start_error(words or f"It exited with status {code}.")
-        limits = request.limits
-        is_full = -code in _CRASHES and self._most_bytes > 0.45 * limits.memory_bytes
+        is_full = -code in _CRASHES and self._most_bytes > 0.45 * request.memory_bytes
         if code == _OUT_OF_MEMORY_EXIT or is_full or any(map(words.__contains__, _MEMORY_WORDS)):
             return _out_of_memory(
-                f"It needs more than the {limits.memory_bytes // 2**20} MB allowed."
+                f"It needs more than the {request.memory_bytes // 2**20} MB allowed."
             )
         match -code:
             case signal.SIGXCPU:
                 return DocumentError(
                     "cpu_limit",
                     "the document takes more computing time than allowed",
-                    detail=f"The limit is {limits.cpu_seconds} s of CPU.",
+                    detail=f"The limit is {request.cpu_seconds} s of CPU.",
                 )
             case signal.SIGALRM:
                 return _timeout()
@@ -364,7 +364,7 @@ class Sandbox:
         last = words.strip().splitlines()[-1:] or [""]
         return DocumentError(
             "crashed",
-            "the document made its parser crash",
+            request.crash,
             detail=f"The child process {how}. {last[0]}".strip(),
             permanent=False,
         )
@@ -382,7 +382,7 @@ def default_interpreter() -> Path:
 
 def default_library_paths() -> list[Path]:
     """The folders that this process would import the parsers from; nothing is imported."""
-    found = (importlib.util.find_spec(name) for name in ("pypdfium2", "lxml", "tokenizers"))
+    found = (importlib.util.find_spec(name) for name in _LIBRARIES)
     folders = [Path(spec.origin).parent.parent for spec in found if spec and spec.origin]
     return list(dict.fromkeys(folder.resolve() for folder in folders))
 
@@ -404,21 +404,15 @@ def _reap(process: subprocess.Popen[bytes]) -> int:
         time.sleep(0.001)
 
 
-def _allowance(request: ExtractRequest) -> float:
-    return request.limits.wall_seconds + GRACE_SECONDS
-
-
-def _max_reply_bytes(request: ExtractRequest) -> int:
-    """Text, its overlap and its embedding text, at up to 4 bytes a character, and the rows."""
-    limits = request.limits
-    return 12 * limits.max_text_characters + 200 * limits.max_chunks + 1_000_000
+def _allowance(request: Request[Any]) -> float:
+    return request.wall_seconds + GRACE_SECONDS
 
 
 def _timeout() -> DocumentError:
     return DocumentError(
         "timeout",
         "the document takes longer than allowed",
-        detail="Extraction was stopped at the limit wall_seconds.",
+        detail="It was stopped at the limit wall_seconds.",
         permanent=False,
     )
 

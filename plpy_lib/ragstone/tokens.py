@@ -3,8 +3,6 @@
 Importing this module is cheap; the `tokenizers` library is loaded by `Tokenizer.load`.
 """
 
-
-
 from __future__ import annotations
 
 import os

@@ -1,8 +1,8 @@
 """The worker: from claimed jobs to stored chunks.
 
 Claim, commit, work, commit: no transaction is open while a document is read, extracted or embedded.
-The child extracts the next document while this one is embedded, and several small documents are
-embedded together; each is stored in a transaction of its own.
+Documents are read in one child process and embedded in another, several small ones together, while
+those before are stored, each in a transaction of its own: three stages at work at a time.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ from typing import Any
 from ragstone import api
 from ragstone.chunk import Chunk, keep_cut
 from ragstone.db import Database, Job, Pipeline, StoredChunk, StoredDocument
-from ragstone.embed import vector_literal
 from ragstone.errors import DocumentError
 from ragstone.extract.model import Limits
 from ragstone.files import Snapshot, open_beneath, snapshot
 from ragstone.memory import available_bytes, private_bytes
 from ragstone.meter import Meter, log_line
-from ragstone.protocol import Extraction, ExtractRequest
+from ragstone.protocol import EmbedRequest, Extraction, ExtractRequest
 from ragstone.sandbox import Sandbox
 from ragstone.turns import Turns
 
@@ -90,6 +89,15 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
+class InModel:
+    """Documents whose vectors the model's process owes, if they have new chunks at all."""
+
+    documents: Sequence[Prepared]
+    is_sent: bool
+    started: float
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """A job that is over for now, with what its line in the log says of it."""
 
@@ -117,7 +125,9 @@ class Worker:
     _meter: Meter = field(default_factory=Meter)
     _pipelines: dict[int, Pipeline] = field(default_factory=dict)
     _settings: dict[int | None, dict[str, str | None]] = field(default_factory=dict)
-    _sandbox: Sandbox = field(default_factory=Sandbox)
+    _reader: Sandbox[Extraction] = field(default_factory=Sandbox)
+    _model: Sandbox[list[str]] = field(default_factory=lambda: Sandbox(name="embed"))
+    _in_model: InModel | None = None
     _done: int = 0
     _last_work: float = field(default_factory=time.monotonic)
     _short_of_memory: bool = False
@@ -131,6 +141,21 @@ class Worker:
 
     def run(self, deadline: float, max_documents: int | None) -> None:
         """Work until queue and time are used up, until stopped, or until the maximum."""
+        self._work(deadline, max_documents)
+        self._store_embedded()
+
+    def close(self) -> None:
+        """Leave nothing behind: no child, no claimed job, no entry among the workers."""
+        self._close_children()
+        self.db.rollback()
+        self.db.give_back(self.worker_id)
+        self._write_report("idle")
+        self.db.leave_worker(self.worker_id)
+        self.db.commit()
+
+    # The loop
+
+    def _work(self, deadline: float, max_documents: int | None) -> None:
         left = max_documents
         state = "working"
         while left is None or left > 0:
@@ -140,6 +165,7 @@ class Worker:
             self._forget_configuration()
             if held := self._held_back():
                 state = held
+                self._store_embedded()
                 if not self._pause(deadline):
                     return
                 continue
@@ -157,7 +183,7 @@ class Worker:
                 self.db.commit()
                 if self._is_spent():
                     return
-            elif not self._expand_backlog():
+            elif not self._store_embedded() and not self._expand_backlog():
                 state = "idle"
                 self.db.refresh_statistics()
                 self.db.commit()
@@ -169,19 +195,8 @@ class Worker:
                     self._process(jobs)
                     left = None if left is None else left - len(jobs)
                 else:
-                    self._free_model_when_idle()
+                    self._end_children_when_idle()
                     self._pause(deadline)
-
-    def close(self) -> None:
-        """Leave nothing behind: no child, no claimed job, no entry among the workers."""
-        self._sandbox.close()
-        self.db.rollback()
-        self.db.give_back(self.worker_id)
-        self._write_report("idle")
-        self.db.leave_worker(self.worker_id)
-        self.db.commit()
-
-    # The loop
 
     def _committed(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def committed(*args: Any) -> Any:
@@ -248,7 +263,8 @@ class Worker:
             return False
         most = self._integer("worker_max_documents")
         memory = self._integer("worker_max_memory_bytes")
-        return 0 < most <= self._done or 0 < memory < private_bytes()
+        pids = [os.getpid(), *(child.pid for child in (self._reader, self._model) if child.pid)]
+        return 0 < most <= self._done or 0 < memory < private_bytes(pids)
 
     def _expand_backlog(self) -> bool:
         """Turn what is still only noted into jobs; False where there is nothing."""
@@ -258,11 +274,15 @@ class Worker:
         self.db.commit()
         return expanded or filled
 
-    def _free_model_when_idle(self) -> None:
+    def _end_children_when_idle(self) -> None:
         if time.monotonic() - self._last_work > self._integer("model_idle_s"):
-            api.forget_models()
-            self._sandbox.close()
+            self._close_children()
             self._last_work = math.inf
+
+    def _close_children(self) -> None:
+        self._in_model = None
+        self._reader.close()
+        self._model.close()
 
     def _pause(self, deadline: float) -> bool:
         """Sleep until the next look at the queue; False where there is no time left for one."""
@@ -275,17 +295,18 @@ class Worker:
     # A batch
 
     def _process(self, jobs: Sequence[Job]) -> None:
+        """Read and embed the documents and store all but the last few, still in the model."""
         group: list[Prepared] = []
         for document in self._prepare(jobs):
             if group and group[0].job.pipeline_id != document.job.pipeline_id:
-                self._embed_and_store(group)
+                self._hand_over(group)
                 group = []
             group.append(document)
             if sum(c.token_count for d in group for c in d.new_chunks) >= EMBED_TOGETHER_TOKENS:
-                self._embed_and_store(group)
+                self._hand_over(group)
                 group = []
         if group:
-            self._embed_and_store(group)
+            self._hand_over(group)
 
     def _prepare(self, jobs: Iterable[Job]) -> Iterator[Prepared]:
         """The jobs' documents as chunks; the child is one document ahead of the consumer."""
@@ -315,7 +336,7 @@ class Worker:
             if unchanged:
                 return Ended("unchanged", {"size": source.size})
             self._check_quotas(job, source.size)
-            self._sandbox.submit(self._request(job, pipeline), source.fd)
+            self._reader.submit(self._request(job, pipeline), source.fd)
             return InChild(job, source, deadline)
 
     def _same_cut(self, job: Job, pipeline: Pipeline) -> Passages | None:
@@ -324,12 +345,12 @@ class Worker:
         self.db.commit()
         if cut is None:
             return None
-        tokenizer = api.embedder(pipeline.model).tokenizer
+        tokenizer = api.tokenizer(pipeline.model)
         chunks = keep_cut(cut.passages, pipeline.chunk_spec, tokenizer, cut.title)
         return None if chunks is None else Passages(cut.document, chunks)
 
     def _collect(self, waiting: InChild) -> Prepared:
-        job, extraction = waiting.job, self._sandbox.result(self._check)
+        job, extraction = waiting.job, self._reader.result(self._check)
         self._check_quotas(job, waiting.source.size, len(extraction.chunks))
         document = StoredDocument(
             sha256=waiting.source.sha256,
@@ -351,7 +372,7 @@ class Worker:
             file_name=job.file_path or "",
             limits=self._limits(job.tenant_id),
             chunk_spec=pipeline.chunk_spec,
-            tokenizer_path=api.model_dir(pipeline.model) / "tokenizer.json",
+            tokenizer_path=api.tokenizer_path(pipeline.model),
             title=job.title,
             language=job.language,
         )
@@ -371,44 +392,69 @@ class Worker:
             return snapshot(content, limit, self._check)
         return read_file(self._setting("document_root"), job.file_path, limit, self._check)
 
-    def _embed_and_store(self, group: Sequence[Prepared]) -> None:
-        if len(group) == 1:
-            literals = self._attempt(group[0].job, "embed", self._embed, group)
-        else:
-            try:
-                with self._meter.timing("embed", *(document.job.job_id for document in group)):
-                    literals = self._embed(group)
-            except Exception as error:
-                if self.db.is_interrupt(error):
-                    raise
-                # One of them, or the model: each by itself shows which.
-                self.db.rollback()
-                for document in group:
-                    self._embed_and_store([document])
-                return
-        if literals is not None:
-            for document, its_literals in zip(group, literals, strict=True):
-                self._attempt(document.job, "store", self._store, document, its_literals)
+    def _hand_over(self, group: Sequence[Prepared]) -> None:
+        """Give documents to the model's process, and meanwhile store those it had before."""
+        embedded = self._embedded()
+        started = time.monotonic()
+        try:
+            self._in_model = InModel(group, self._send_to_model(group), started)
+        except Exception as error:
+            embedded += self._embedded_alone(group, error)
+        self._store_all(embedded)
 
-    def _embed(self, group: Sequence[Prepared]) -> list[list[str]]:
-        """The vectors of the documents' new chunks, in text form."""
-        deadline = min(document.deadline for document in group)
+    def _store_embedded(self) -> bool:
+        """Store what is still in the model's process; False where nothing is."""
+        if self._in_model is None:
+            return False
+        self._store_all(self._embedded())
+        return True
 
-        def check() -> None:
-            self._check()
-            if time.monotonic() > deadline:
-                raise DocumentError(
-                    "time_limit",
-                    "the document takes longer than allowed",
-                    detail=f"The limit is {self._integer('job_time_limit_s')} s for all stages.",
-                    hint="Split it, or: select rag.set('job_time_limit_s', …);",
-                    stage="embed",
-                )
+    def _store_all(self, embedded: Iterable[tuple[Prepared, Sequence[str]]]) -> None:
+        for document, literals in embedded:
+            self._attempt(document.job, "store", self._store, document, literals)
 
-        pipeline = self._pipeline(group[0].job)
+    def _send_to_model(self, group: Sequence[Prepared]) -> bool:
+        """False where the documents have nothing new to embed."""
         texts = [chunk.embed_text for document in group for chunk in document.new_chunks]
-        vectors = iter(api.embedder(pipeline.model).embed(texts, check=check) if texts else ())
-        return [[vector_literal(next(vectors)) for _ in d.new_chunks] for d in group]
+        if texts:
+            folder = api.model_dir(self._pipeline(group[0].job).model)
+            left = min(document.deadline for document in group) - time.monotonic()
+            self._model.submit(EmbedRequest(folder, texts, wall_seconds=max(left, 0.001)))
+        return bool(texts)
+
+    def _embedded(self) -> list[tuple[Prepared, Sequence[str]]]:
+        """The documents in the model's process with the vectors of their new chunks."""
+        if self._in_model is None:
+            return []
+        waiting, self._in_model = self._in_model, None
+        try:
+            literals = iter(self._model.result(self._check) if waiting.is_sent else ())
+        except Exception as error:
+            return self._embedded_alone(waiting.documents, error)
+        job_ids = [document.job.job_id for document in waiting.documents]
+        self._meter.add("embed", time.monotonic() - waiting.started, job_ids)
+        return [(d, [next(literals) for _ in d.new_chunks]) for d in waiting.documents]
+
+    def _embedded_alone(
+        self, documents: Iterable[Prepared], error: Exception
+    ) -> list[tuple[Prepared, Sequence[str]]]:
+        """Each by itself, after an error of them all, which shows whose fault it was."""
+        if self.db.is_interrupt(error):
+            raise error
+        self.db.rollback()
+        alone = [(d, self._attempt(d.job, "embed", self._embed, d)) for d in documents]
+        return [(document, literals) for document, literals in alone if literals is not None]
+
+    def _embed(self, document: Prepared) -> list[str]:
+        try:
+            return self._model.result(self._check) if self._send_to_model([document]) else []
+        except DocumentError as error:
+            error.stage = "embed"
+            if error.code == "timeout":
+                limit = self._integer("job_time_limit_s")
+                error.detail = f"The limit is {limit} s for all stages."
+                error.hint = "Split it, or: select rag.set('job_time_limit_s', …);"
+            raise
 
     def _store(self, document: Prepared, literals: Sequence[str]) -> Ended:
         passages, embeddings = document.passages, iter(literals)

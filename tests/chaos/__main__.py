@@ -173,7 +173,7 @@ class Chaos:
         return True
 
     def _children(self) -> list[int]:
-        """Extraction children of this cluster's backends."""
+        """Child processes of this cluster's workers."""
         backends, found = set(self._workers()), []
         for entry in os.listdir("/proc"):
             try:

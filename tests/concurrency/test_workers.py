@@ -6,8 +6,8 @@ import os
 import signal
 import threading
 import time
-from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 from helpers import claim, rows, value
@@ -99,27 +99,23 @@ def test_statement_timeout_stops_a_drain(db, add):
     assert value(db, "select status from rag.ingestion_queue") == "queued"
 
 
-def children_of(pid):
-    """Processes whose parent is the backend; its extraction child is the only kind there is."""
-    found = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                parent = int(Path(f"/proc/{entry}/stat").read_text().rsplit(")", 1)[1].split()[1])
-            except (OSError, IndexError):
-                continue
-            if parent == pid:
-                found.append(int(entry))
-    return found
+def children_of(pid, name=None):
+    """The backend's child processes; their names are extract and embed."""
+    try:
+        found = psutil.Process(pid).children()
+        return [child.pid for child in found if name in (None, child.cmdline()[-1])]
+    except psutil.NoSuchProcess:
+        return []
 
 
-def test_a_killed_child_costs_its_document_an_attempt_and_no_other(db, connect, add):
+@pytest.mark.parametrize("name", ["extract", "embed"])
+def test_a_killed_child_costs_its_document_an_attempt_and_no_other(db, connect, add, name):
     db.execute("select rag.set('retry_delays_s', '0')")
     for number in range(3):
         add(number, f"Document number {number}.")
     worker = connect()
     thread, errors = in_background(worker, "call rag.drain(run_for => '2 s')")
-    for pid in eventually(lambda: children_of(worker.info.backend_pid)):
+    for pid in eventually(lambda: children_of(worker.info.backend_pid, name)):
         os.kill(pid, signal.SIGKILL)
     thread.join(60)
     assert errors == []

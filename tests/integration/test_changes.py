@@ -168,9 +168,9 @@ def test_title_tenant_tags_and_metadata_are_carried_along_and_follow_changes(db,
     db.execute("update notes set tags = '{filed}'")
     drain()
     assert rows(db, "select tags from rag.document_chunks") == [(["filed"],)]
-    assert value(db, "select outcome from rag.job_history order by job_id desc limit 1") == "unchanged", (
-        "what is indexed is the same: no embedding"
-    )
+    assert (
+        value(db, "select outcome from rag.job_history order by job_id desc limit 1") == "unchanged"
+    ), "what is indexed is the same: no embedding"
 
 
 def test_detached_table_is_out_of_search_and_as_before(db, add, table, drain):

@@ -75,7 +75,9 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(
-    ("check", "mistake", "expected"), MISTAKES, ids=[f"{c}-{n}" for n, (c, _, _) in enumerate(MISTAKES)]
+    ("check", "mistake", "expected"),
+    MISTAKES,
+    ids=[f"{c}-{n}" for n, (c, _, _) in enumerate(MISTAKES)],
 )
 def test_a_mistake_is_found_and_says_what_to_do(db, add, check, mistake, expected):
     add(1, "Some text.")

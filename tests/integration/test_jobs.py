@@ -80,9 +80,7 @@ def test_a_job_cancelled_while_it_runs_stores_nothing(db, connect, add, drain, c
     (job,) = claim(worker, worker_id)
     db.execute("select rag.cancel(%s)", [job["job_id"]])
     stored = "select rag._store_document(%s, %s, %s, '{}', '[]')"
-    assert (
-        value(worker, stored, job["job_id"], worker_id, job["generation"]) == "superseded"
-    )
+    assert value(worker, stored, job["job_id"], worker_id, job["generation"]) == "superseded"
     drain()
     assert value(db, "select failure from rag.dead_letters") == "cancelled"
 
@@ -102,7 +100,9 @@ def test_a_raised_priority_goes_first(db, connect, add, consistent):
 
 def test_a_tenant_with_one_document_does_not_wait_for_one_with_many(db, drain, consistent):
     db.execute("create table notes (id integer primary key, tenant integer, body text)")
-    db.execute("select rag.attach_source('notes', content_column => 'body', tenant_column => 'tenant')")
+    db.execute(
+        "select rag.attach_source('notes', content_column => 'body', tenant_column => 'tenant')"
+    )
     db.execute("insert into notes select n, 1, 'Flood ' || n from generate_series(1, 90) n")
     db.execute("insert into notes values (1000, 2, 'The only one.')")
     db.execute("call rag.drain(max_documents => 16)")

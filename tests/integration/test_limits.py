@@ -11,9 +11,16 @@ OUTCOME = "select status, last_error, error_hint from rag.ingestion_log where do
 
 @pytest.mark.parametrize(
     ("setting", "limit"),
-    [("max_file_bytes", "1000"), ("max_chunks", "2"), ("max_text_characters", "1000"), ("allowed_types", "application/pdf")],
+    [
+        ("max_file_bytes", "1000"),
+        ("max_chunks", "2"),
+        ("max_text_characters", "1000"),
+        ("allowed_types", "application/pdf"),
+    ],
 )
-def test_a_document_over_a_limit_is_rejected_and_raising_it_lets_it_in(db, add, drain, setting, limit):
+def test_a_document_over_a_limit_is_rejected_and_raising_it_lets_it_in(
+    db, add, drain, setting, limit
+):
     db.execute("select rag.set(%s, %s)", [setting, limit])
     add(1, "A sentence that is written again and again until it is too long. " * 60)
     drain()
@@ -33,11 +40,14 @@ def test_a_document_over_a_limit_is_rejected_and_raising_it_lets_it_in(db, add, 
 @pytest.fixture
 def notes(db):
     db.execute("create table notes (id integer primary key, body text, tenant integer)")
-    db.execute("select rag.attach_source('notes', content_column => 'body', tenant_column => 'tenant')")
+    db.execute(
+        "select rag.attach_source('notes', content_column => 'body', tenant_column => 'tenant')"
+    )
 
 
 @pytest.mark.parametrize(
-    ("quota", "limit"), [("max_tenant_documents", "2"), ("max_tenant_bytes", "40"), ("max_tenant_chunks_per_day", "2")]
+    ("quota", "limit"),
+    [("max_tenant_documents", "2"), ("max_tenant_bytes", "40"), ("max_tenant_chunks_per_day", "2")],
 )
 def test_a_tenants_quota_stops_that_tenant_and_no_other(db, notes, drain, quota, limit):
     db.execute("select rag.set(%s, %s, tenant_id => 1)", [quota, limit])
@@ -45,24 +55,43 @@ def test_a_tenants_quota_stops_that_tenant_and_no_other(db, notes, drain, quota,
         db.execute("insert into notes values (%s, 'A note of this.', %s)", [number, number % 2])
         drain()
     assert rows(db, "select document_id, status from rag.ingestion_log order by 1") == [
-        (0, "completed"), (1, "completed"), (2, "completed"), (3, "completed"), (4, "completed"), (5, "rejected"),
+        (0, "completed"),
+        (1, "completed"),
+        (2, "completed"),
+        (3, "completed"),
+        (4, "completed"),
+        (5, "rejected"),
     ]
     assert quota in value(db, "select last_error from rag.ingestion_log where document_id = 5")
     db.execute("delete from notes where id = 1")
     if quota != "max_tenant_chunks_per_day":
         db.execute("select rag.enqueue_existing('notes')")
         drain()
-        assert value(db, "select status from rag.ingestion_log where document_id = 5") == "completed"
+        assert (
+            value(db, "select status from rag.ingestion_log where document_id = 5") == "completed"
+        )
 
 
 def test_a_tenants_limit_goes_before_that_of_all(db, notes, drain):
-    db.execute("select rag.set('max_text_characters', '1000'), rag.set('max_text_characters', '5000', tenant_id => 2)")
+    db.execute(
+        "select rag.set('max_text_characters', '1000'), rag.set('max_text_characters', '5000', tenant_id => 2)"
+    )
     for tenant in (1, 2):
-        db.execute("insert into notes values (%s, repeat('Two thousand characters. ', 80), %s)", [tenant, tenant])
+        db.execute(
+            "insert into notes values (%s, repeat('Two thousand characters. ', 80), %s)",
+            [tenant, tenant],
+        )
     drain()
-    assert rows(db, "select document_id, status from rag.ingestion_log order by 1") == [(1, "rejected"), (2, "completed")]
-    assert rows(db, "select tenant_id, value from rag.settings where name = 'max_text_characters' order by 1 nulls first") == [
-        (None, "1000"), (2, "5000"),
+    assert rows(db, "select document_id, status from rag.ingestion_log order by 1") == [
+        (1, "rejected"),
+        (2, "completed"),
+    ]
+    assert rows(
+        db,
+        "select tenant_id, value from rag.settings where name = 'max_text_characters' order by 1 nulls first",
+    ) == [
+        (None, "1000"),
+        (2, "5000"),
     ]
 
 

@@ -40,10 +40,21 @@ def processed(db, add, drain):
 
 def test_status_is_one_row_that_says_how_it_goes(db, processed):
     status = dict(db.execute("select to_jsonb(s) from rag.status s").fetchone()[0])
-    assert (status["documents"], status["chunks"], status["waiting"], status["running"]) == (4, 2, 1, 0)
-    assert status["dead"] == 1 and status["last_error"] == value(db, "select last_error from rag.ingestion_log where document_id = 3")
+    assert (status["documents"], status["chunks"], status["waiting"], status["running"]) == (
+        4,
+        2,
+        1,
+        0,
+    )
+    assert status["dead"] == 1 and status["last_error"] == value(
+        db, "select last_error from rag.ingestion_log where document_id = 3"
+    )
     assert status["workers"] == 0 and status["pipeline"] == "default"
-    assert status["documents_per_minute"] > 0 and status["tokens_per_s"] is not None and status["oldest_wait"]
+    assert (
+        status["documents_per_minute"] > 0
+        and status["tokens_per_s"] is not None
+        and status["oldest_wait"]
+    )
 
 
 def test_progress_is_by_source_and_pipeline(db, processed):
@@ -52,12 +63,17 @@ def test_progress_is_by_source_and_pipeline(db, processed):
     ]
 
 
-def test_failures_are_those_that_are_over_and_those_that_are_tried_again(db, add, drain, document_root):
+def test_failures_are_those_that_are_over_and_those_that_are_tried_again(
+    db, add, drain, document_root
+):
     add(1, b"%PDF-1.7 damaged", name="1.pdf")
     add(2, "Text.")
     (document_root / "2.txt").unlink()
     drain()
-    found = rows(db, "select document_id, stage, error_code, attempts, next_try is null, hint is not null from rag.failures order by 1")
+    found = rows(
+        db,
+        "select document_id, stage, error_code, attempts, next_try is null, hint is not null from rag.failures order by 1",
+    )
     assert found[0] == (1, "extract", "damaged", 1, True, True)
     assert [row[0] for row in found] == [1, 2]
 
@@ -76,7 +92,9 @@ def test_metrics_are_what_prometheus_reads(db, processed):
     assert found["ragstone_jobs_total", (("outcome", "unchanged"),)] == 2
     assert found["ragstone_jobs_total", (("outcome", "dead"),)] >= 1
     assert found["ragstone_chunks_total", ()] == 2
-    assert found["ragstone_tokens_total", ()] == value(db, "select sum(tokens) from rag.document_versions")
+    assert found["ragstone_tokens_total", ()] == value(
+        db, "select sum(tokens) from rag.document_versions"
+    )
     assert found["ragstone_jobs", (("state", "waiting"),)] == 1
     assert found["ragstone_jobs", (("state", "dead"),)] == 1
     assert found["ragstone_documents", ()] == 4
@@ -91,7 +109,9 @@ def test_stages_are_whole_histograms(db, processed):
             for bound in [*(f"{b:g}" for b in BOUNDS_S), "+Inf"]
         ]
         assert buckets == sorted(buckets)
-        assert buckets[-1] == found["ragstone_stage_duration_seconds_count", (("stage", stage),)] > 0
+        assert (
+            buckets[-1] == found["ragstone_stage_duration_seconds_count", (("stage", stage),)] > 0
+        )
         assert found["ragstone_stage_duration_seconds_sum", (("stage", stage),)] > 0
 
 
@@ -159,17 +179,29 @@ def test_lines_in_the_log_are_off_until_asked_for(db, add, drain, cluster, datab
         if f"@{database} " in line and "LOG:  ragstone: " in line
     ]
     assert len(lines) == 2
-    good, bad = (dict(pair.split("=") for pair in line.split()) for line in sorted(lines, key=lambda text: "error=" in text))
+    good, bad = (
+        dict(pair.split("=") for pair in line.split())
+        for line in sorted(lines, key=lambda text: "error=" in text)
+    )
     assert good["document"] == "2" and good["outcome"] == "done" and good["chunks"] == "1"
     assert {"read_ms", "extract_ms", "embed_ms", "store_ms"} <= good.keys()
-    assert bad["document"] == "3" and bad["outcome"] == "dead" and bad["stage"] == "extract" and bad["error"] == "damaged"
+    assert (
+        bad["document"] == "3"
+        and bad["outcome"] == "dead"
+        and bad["stage"] == "extract"
+        and bad["error"] == "damaged"
+    )
 
 
 def test_only_slow_documents_are_logged_above_a_threshold(db, add, drain, cluster, database):
     db.execute("select rag.set('log_min_duration_ms', '100000')")
     add(1, "Fast.")
     drain()
-    assert [line for line in cluster.log.splitlines() if f"@{database} " in line and "ragstone: job" in line] == []
+    assert [
+        line
+        for line in cluster.log.splitlines()
+        if f"@{database} " in line and "ragstone: job" in line
+    ] == []
 
 
 def test_ends_of_jobs_are_notified_where_that_is_on(db, connect, add, drain):

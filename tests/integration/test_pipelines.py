@@ -41,7 +41,11 @@ def test_a_second_pipeline_is_filled_beside_the_first_and_switched_to(db, corpus
     assert value(db, "select rag.activate_pipeline('v2')") == 0
     assert value(db, "select max(length(content)) from rag.search_documents('chapter')") <= 200
     chunks = value(db, "select sum(total_chunks) from rag.ingestion_log")
-    assert chunks == value(db, "select count(*) from rag.document_chunks where pipeline_id = 2") > before
+    assert (
+        chunks
+        == value(db, "select count(*) from rag.document_chunks where pipeline_id = 2")
+        > before
+    )
     assert value(db, "select rag.activate_pipeline('default')") == 0, "nothing has changed since"
     assert value(db, "select rag.drop_pipeline('v2')") == 20
     assert value(db, "select sum(total_chunks) from rag.ingestion_log") == before
@@ -57,7 +61,9 @@ def test_the_same_chunking_is_filled_from_stored_text_without_the_files(
     assert progress(db, "titled")[:4] == ("building", 20, 20, 0)
     same = """select count(*) from rag.document_chunks a join rag.document_chunks b
                 using (document_id, chunk_index, content) where a.pipeline_id = 1 and b.pipeline_id = 2"""
-    assert value(db, same) == value(db, "select count(*) from rag.document_chunks where pipeline_id = 1")
+    assert value(db, same) == value(
+        db, "select count(*) from rag.document_chunks where pipeline_id = 1"
+    )
 
 
 def test_another_chunking_is_filled_from_the_files(db, corpus, drain, document_root):
@@ -86,9 +92,7 @@ def test_changes_go_into_both_and_deletes_out_of_both(db, corpus, add, table, dr
     assert value(db, content, 1) == value(db, content, 2) == expected
 
 
-def test_a_superseded_pipeline_is_gone_back_to_only_when_it_is_up_to_date(
-    db, corpus, add, drain
-):
+def test_a_superseded_pipeline_is_gone_back_to_only_when_it_is_up_to_date(db, corpus, add, drain):
     db.execute("select rag.create_pipeline('v2', chunk_size => 200)")
     drain()
     db.execute("select rag.activate_pipeline('v2')")

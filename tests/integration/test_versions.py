@@ -47,13 +47,17 @@ def test_the_last_version_is_kept_outside_the_search_indexes(db, write):
 def test_a_restored_version_is_searched_and_the_replaced_one_kept_in_its_stead(db, write):
     write("The first text is about otters.")
     write("The second text is about badgers.")
-    first, second = [r[0] for r in rows(db, "select version_id from rag.document_versions order by 1")]
+    first, second = [
+        r[0] for r in rows(db, "select version_id from rag.document_versions order by 1")
+    ]
     vector = value(db, "select embedding::text from rag._retained_chunks")
     assert value(db, "select rag.restore_version(%s)", first) == 1
     assert rows(db, "select content from rag.search_documents('otters')") == [
         ("The first text is about otters.",)
     ]
-    assert value(db, "select embedding::text from rag.document_chunks") == vector, "not embedded anew"
+    assert value(db, "select embedding::text from rag.document_chunks") == vector, (
+        "not embedded anew"
+    )
     assert value(db, "select rag.restore_version(%s)", second) == 1
     assert rows(db, CONTENT) == [("The second text is about badgers.",)]
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
@@ -90,7 +94,9 @@ def test_how_many_are_kept_is_a_setting_and_none_costs_nothing(db, write):
 
 
 def test_unchanged_chunks_keep_their_vector_and_the_version_says_how_many(db, write):
-    paragraphs = [f"Paragraph {n} tells at some length about subject {n * 17}. " * 8 for n in range(6)]
+    paragraphs = [
+        f"Paragraph {n} tells at some length about subject {n * 17}. " * 8 for n in range(6)
+    ]
     write("\n\n".join(paragraphs))
     before = value(db, "select count(*) from rag.document_chunks")
     paragraphs[3] = "Something else altogether stands here now. " * 8
@@ -101,7 +107,9 @@ def test_unchanged_chunks_keep_their_vector_and_the_version_says_how_many(db, wr
 
 def test_reembedding_makes_every_vector_anew(db, write, drain):
     write("Some text.")
-    db.execute("update rag.document_chunks set embedding = embedding + embedding - rag.embed('other')")
+    db.execute(
+        "update rag.document_chunks set embedding = embedding + embedding - rag.embed('other')"
+    )
     assert value(db, "select rag.reembed(document_ids => '{1}')") == 1
     assert value(db, "select status from rag.ingestion_log") == "pending"
     drain()

@@ -69,7 +69,13 @@ def test_levels_add_up_and_revoking_takes_all(db, role):
 
 
 def test_every_row_of_the_table_names_something_that_exists(db):
-    assert rows(db, "select * from rag._privileges() where level not in ('search', 'ingest', 'operate', 'admin')") == []
+    assert (
+        rows(
+            db,
+            "select * from rag._privileges() where level not in ('search', 'ingest', 'operate', 'admin')",
+        )
+        == []
+    )
     assert (
         rows(
             db,
@@ -159,7 +165,10 @@ CALLS = [
     ("select * from rag._background", None),
     ("select * from rag._query_cache", None),
     ("select * from rag._settings", None),
-    ("insert into rag.sources (name, relation, key_column, assigns_ids, content_column) values ('x', 'pg_authid', 'oid', true, 'rolpassword')", None),
+    (
+        "insert into rag.sources (name, relation, key_column, assigns_ids, content_column) values ('x', 'pg_authid', 'oid', true, 'rolpassword')",
+        None,
+    ),
     ("update rag.models set location = '/tmp'", None),
     ("update rag.documents set tenant_id = 1", None),
     ("delete from rag.document_chunks", None),
@@ -179,7 +188,9 @@ def test_a_role_can_do_what_its_level_says(db, document_root, drain, session_of,
     session = session_of(*([] if level == "nothing" else [level]))
     wrong = []
     for call, levels in CALLS:
-        may = levels is not None and (level in levels or (level == "admin" and call != "select content from rag.uploads"))
+        may = levels is not None and (
+            level in levels or (level == "admin" and call != "select content from rag.uploads")
+        )
         session.execute("begin")
         try:
             session.execute(call)
@@ -201,10 +212,14 @@ def test_only_its_owner_attaches_a_table(db, session_of):
         admin.execute("select rag.attach_source('secrets', content_column => 'content')")
     assert "owner" in error.value.diag.message_primary
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
-        admin.execute("select rag.attach_source('pg_catalog.pg_authid', content_column => 'rolpassword')")
+        admin.execute(
+            "select rag.attach_source('pg_catalog.pg_authid', content_column => 'rolpassword')"
+        )
 
     name = value(admin, "select current_user")
-    db.execute(f"create table own (id integer primary key, content text); alter table own owner to {name}")
+    db.execute(
+        f"create table own (id integer primary key, content text); alter table own owner to {name}"
+    )
     admin.execute("select rag.attach_source('own', content_column => 'content')")
     admin.execute("insert into own values (1, 'My own text.')")
     db.execute("call rag.drain()")
@@ -212,7 +227,9 @@ def test_only_its_owner_attaches_a_table(db, session_of):
     admin.execute("select rag.detach_source('own')")
 
 
-def test_the_document_root_is_set_by_those_who_may_read_the_servers_files(db, session_of, document_root):
+def test_the_document_root_is_set_by_those_who_may_read_the_servers_files(
+    db, session_of, document_root
+):
     admin = session_of("admin")
     with pytest.raises(psycopg.errors.InsufficientPrivilege) as error:
         admin.execute("select rag.set('document_root', '/')")
@@ -233,8 +250,13 @@ def test_row_security_on_chunks_and_documents_limits_a_search(db, session_of, ad
             f"create policy own_tenant on rag.{table} using (tenant_id = current_setting('app.tenant', true)::bigint)"
         )
     session.execute("set app.tenant = '1'")
-    assert rows(session, "select content from rag.search_documents('secret')") == [("The secret of tenant 1.",)]
-    assert rows(session, "select content from rag.search_documents('secret', tenant_filter => 2)") == []
+    assert rows(session, "select content from rag.search_documents('secret')") == [
+        ("The secret of tenant 1.",)
+    ]
+    assert (
+        rows(session, "select content from rag.search_documents('secret', tenant_filter => 2)")
+        == []
+    )
     session.execute("set app.tenant = ''")
     with pytest.raises(psycopg.Error):
         session.execute("select content from rag.search_documents('secret')")
@@ -261,13 +283,20 @@ def test_row_security_on_uploads_limits_who_may_add_for_a_tenant(db, session_of)
     assert value(session, add, 1) is not None
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         session.execute(add, [2])
-    db.execute("insert into rag.uploads (upload_id, name, content, tenant_id) values (99, 'b.txt', 'x', 2)")
+    db.execute(
+        "insert into rag.uploads (upload_id, name, content, tenant_id) values (99, 'b.txt', 'x', 2)"
+    )
     assert value(session, "select rag.remove_document(99)") is False
 
 
 @pytest.mark.parametrize(
     ("role_name", "level", "sqlstate"),
-    [("public", "search", "0LP01"), ("nobody_of_that_name", "search", "42704"), ("postgres", "owner", "22023"), ("postgres", None, "22023")],
+    [
+        ("public", "search", "0LP01"),
+        ("nobody_of_that_name", "search", "42704"),
+        ("postgres", "owner", "22023"),
+        ("postgres", None, "22023"),
+    ],
 )
 def test_a_grant_that_cannot_be_says_what_to_type(db, role_name, level, sqlstate):
     with pytest.raises(psycopg.Error) as error:
@@ -282,7 +311,9 @@ def test_a_role_with_an_awkward_name_is_granted_and_revoked(db):
     db.execute(f"create role {quoted}")
     try:
         db.execute("select rag.grant_usage(%s, level => 'admin')", [name])
-        assert rows(db, "select level, missing from rag.usage_grants where role = %s", name) == [("admin", 0)]
+        assert rows(db, "select level, missing from rag.usage_grants where role = %s", name) == [
+            ("admin", 0)
+        ]
         db.execute("select rag.revoke_usage(%s)", [name])
         assert rows(db, "select from rag.usage_grants where role = %s", name) == []
     finally:

@@ -66,6 +66,8 @@ def test_an_enum_or_domain_in_the_metadata_reads_as_before(db):
     db.execute("create type phase as enum ('draft', 'final')")
     db.execute("create domain pages as integer")
     db.execute("create table files (id integer primary key, path text, phase phase, pages pages)")
-    db.execute("select rag.attach_source('files', path_column => 'path', metadata_columns => '{phase,pages}')")
+    db.execute(
+        "select rag.attach_source('files', path_column => 'path', metadata_columns => '{phase,pages}')"
+    )
     db.execute("insert into files values (1, 'a.txt', 'draft', 7)")
     assert value(db, "select metadata from rag.documents") == {"phase": "draft", "pages": 7}

@@ -188,7 +188,9 @@ def test_definitions_stay_whole() -> None:
         body = "\n".join(f"    {name}_{n}()" for n in range(12))
         return [Block(f"def {name}():\n{body}", section=f"A > {name}", kind="code")]
 
-    chunks = split([*function("one"), *function("two"), *function("three")], ChunkSpec("auto", size=400))
+    chunks = split(
+        [*function("one"), *function("two"), *function("three")], ChunkSpec("auto", size=400)
+    )
     assert [each.section for each in chunks] == ["A > one", "A > three"]
     assert chunks[0].content.count("def ") == 2
 

@@ -90,8 +90,6 @@ def test_an_empty_file_is_empty(data: bytes) -> None:
     assert caught.value.code == "empty"
 
 
-
-
 # --- Markdown ----------------------------------------------------------------------------------
 
 MARKDOWN = """---

@@ -24,13 +24,16 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 from tokenizers import models, pre_tokenizers
 
 from ragstone.confine import filter_program
+from ragstone.embed import Embedder, vector_literal
 from ragstone.errors import DocumentError
 from ragstone.extract.model import Limits
 from ragstone.files import snapshot
-from ragstone.protocol import Extraction, ExtractRequest
+from ragstone.protocol import EmbedRequest, Extraction, ExtractRequest
 from ragstone.sandbox import Sandbox, default_interpreter, default_library_paths
 
-PACKAGE = Path(__file__).resolve().parents[2] / "plpy_lib"
+REPOSITORY = Path(__file__).resolve().parents[2]
+PACKAGE = REPOSITORY / "plpy_lib"
+MODEL_DIR = Path(os.environ.get("RAGSTONE_MODEL_DIR", REPOSITORY / "build" / "model"))
 QUICK = Limits(cpu_seconds=2, wall_seconds=3)
 
 
@@ -100,7 +103,7 @@ spec = importlib.util.spec_from_file_location("child", {child!r})
 child = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(child)
 
-def work(message, fd):
+def read(message, fd):
     code = child.read_all(fd).decode()
     scope = {{"os": os, "sys": sys, "ctypes": ctypes, "socket": socket, "time": time}}
     exec(code, scope)
@@ -108,7 +111,7 @@ def work(message, fd):
     return {{"document": {{"mime_type": "text/plain", "metadata": {{}},
              "chunks": [[content, None, 1, None, None]]}}}}
 
-child.work = work
+child.read = read
 child.__file__ = {child!r}
 child.main()
 """
@@ -154,7 +157,7 @@ def test_a_text_becomes_passages(run: Run) -> None:
 
 def test_the_child_serves_many_documents_and_is_replaced_when_old(tokenizer_path: Path) -> None:
     pids = []
-    with Sandbox(max_documents=3) as box:
+    with Sandbox(max_requests=3) as box:
         for number in range(7):
             submit(box, tokenizer_path, b"text %d" % number, "a.txt", Limits())
             pids.append(box.pid)
@@ -639,3 +642,44 @@ def test_hostile_input_costs_only_its_own_document(run: Run, sandbox: Sandbox, n
 
 def test_the_package_path_in_use_is_this_repositorys() -> None:
     assert sys.modules["ragstone.sandbox"].__file__ == str(PACKAGE / "ragstone" / "sandbox.py")
+
+
+# The model in a child
+
+
+@pytest.fixture
+def model() -> Iterator[Sandbox[list[str]]]:
+    with Sandbox[list[str]](name="embed") as box:
+        yield box
+
+
+def test_the_vectors_of_a_confined_child_are_those_of_the_model(model: Sandbox[list[str]]) -> None:
+    texts = ["Pumps need water.", "", "Ünïcödé \ud800 日本語 " * 20]
+    model.submit(EmbedRequest(MODEL_DIR, texts, wall_seconds=60))
+    here = [vector_literal(row) for row in Embedder.load(MODEL_DIR).embed(texts)]
+    assert model.result(nothing) == here
+    assert {"rlimits", "no_new_privs"} <= set(model.protections)
+
+
+def test_a_missing_model_is_told_and_the_work_is_tried_again(
+    model: Sandbox[list[str]], tmp_path: Path
+) -> None:
+    model.submit(EmbedRequest(tmp_path, ["text"], wall_seconds=60))
+    with pytest.raises(DocumentError, match="the model cannot be loaded") as caught:
+        model.result(nothing)
+    assert (caught.value.code, caught.value.failure) == ("model_failed", "transient")
+
+
+def test_a_model_that_takes_too_long_is_stopped(model: Sandbox[list[str]]) -> None:
+    model.submit(EmbedRequest(MODEL_DIR, ["long text " * 100] * 10_000, wall_seconds=0.3))
+    with pytest.raises(DocumentError) as caught:
+        model.result(nothing)
+    assert caught.value.code == "timeout"
+
+
+@pytest.mark.parametrize(
+    "vectors", [None, [], ["[1,2]", "[3]"], ["[1); drop table chunks"], ["[]"], [1], ["[1]\n"]]
+)
+def test_a_forged_vector_is_refused(vectors: object) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        EmbedRequest(MODEL_DIR, ["one text"], wall_seconds=1).answer({"vectors": vectors})
