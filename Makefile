@@ -14,7 +14,7 @@ PINNED     = requirements/server.txt requirements/build.txt requirements/model.t
 MODEL      = build/model/model.json
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build install uninstall demo test chaos fuzz cluster stop psql env bench lint lock clean installed venv venv-dev
+.PHONY: help deps build install uninstall demo test chaos soak fuzz cluster stop psql env bench lint lock clean installed venv venv-dev
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -55,6 +55,9 @@ test: ## run every test (TESTS=tests/unit for some)
 
 chaos: installed venv-dev ## kill everything 200 times while rows change, then look for what is lost (EVENTS, SEED)
 	@$(VENV)/bin/python -m tests.chaos --events $(or $(EVENTS),200) --seed $(or $(SEED),1)
+
+soak: installed venv-dev ## half an hour of mixed traffic, then look for what has grown (MINUTES)
+	@$(VENV)/bin/python -m tests.chaos.soak --minutes $(or $(MINUTES),30)
 
 fuzz: venv-dev ## mutate valid documents and read them (SECONDS=60 SEED=…)
 	@$(VENV)/bin/python tests/fuzz.py $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))

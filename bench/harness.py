@@ -287,7 +287,8 @@ class Watch:
             process = psutil.Process(self._pid)
             self.backend.see(process)
             for child in process.children():
-                self.children[child.cmdline()[-1]].see(child)
+                for name in child.cmdline()[-1:]:
+                    self.children[name].see(child)
 
 
 class Stopwatch:

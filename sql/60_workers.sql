@@ -115,8 +115,10 @@ begin
   end if;
 
   perform cron.unschedule(j.jobid) from cron.job j
-  where j.jobname like 'ragstone worker %' and j.database = current_database()
-    and j.jobname <> all (select rag._worker_job_name(n) from generate_series(1, start_workers.workers) n);
+  where j.database = current_database() and (j.jobname like 'ragstone worker %' or j.jobname = rag._maintenance_job_name())
+    and (j.jobname <> all (select rag._worker_job_name(n) from generate_series(1, start_workers.workers) n)
+         -- Scheduled by an owner before this one, who may be gone.
+         or j.username <> current_user);
   perform cron.schedule(rag._maintenance_job_name(), '37 2 * * *', 'call rag.maintain()');
   perform cron.schedule(rag._worker_job_name(n), '* * * * *', _command) from generate_series(1, start_workers.workers) n;
   update rag.workers w set stop_requested = true

@@ -133,6 +133,10 @@ begin
   elsif current_setting('cron.use_background_workers') <> 'on' then
     detail := 'cron.use_background_workers is off: each worker needs a connection that pg_hba.conf lets in without a password';
     hint := 'Put into postgresql.conf: cron.use_background_workers = on; then restart the server.';
+  elsif pg_has_role('pg_read_all_stats', 'usage')
+        and not exists (select from pg_stat_activity a where a.backend_type = 'pg_cron launcher') and not pg_is_in_recovery() then
+    detail := 'its launcher is not running: somebody ended it, or max_worker_processes left it no place';
+    hint := 'Restart the server, which is the only way to start it again. Until then: call rag.drain();';
   else
     ok := true;
     detail := coalesce((select e.extversion from pg_extension e where e.extname = 'pg_cron'), 'loaded, not used yet') || ' in this database';
@@ -149,11 +153,22 @@ declare
   _alive     integer := (select count(*) from rag.workers w where rag._worker_is_alive(w.worker_id));
   _waiting   boolean := exists (select from rag.ingestion_queue q where q.status = 'queued' and q.run_at <= now());
   _failure   text;
+  _gone      text;
 begin
   detail := format('%s alive, %s scheduled', _alive, _scheduled);
+  if to_regclass('cron.job') is not null then
+    execute $sql$
+      select j.username from cron.job j
+      where j.jobname like 'ragstone worker %' and j.database = current_database()
+        and not exists (select from pg_roles r where r.rolname = j.username) limit 1 $sql$ into _gone;
+  end if;
   if pg_is_in_recovery() then
     detail := 'none: this is a standby';
     return;
+  elsif _gone is not null then
+    ok := false;
+    detail := format('%s; scheduled by role "%s", which is gone', detail, _gone);
+    hint := format('Type: select rag.start_workers(%s);', _scheduled);
   elsif _alive > 0 then
     ok := true;
   elsif _scheduled = 0 then

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
+
+import psutil
 import psycopg
+import pytest
 
 
 def rows(connection: psycopg.Connection, sql: str, *parameters: object) -> list[tuple]:
@@ -27,3 +33,46 @@ def claim(connection: psycopg.Connection, worker_id: int, max_jobs: int = 16) ->
     cursor = connection.execute("select * from rag._claimed_jobs(%s::bigint[])", [jobs])
     names = [column.name for column in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def eventually(condition: Callable[[], object], seconds: float = 60) -> object:
+    """What the condition gives once it is true; fails where it never is."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if result := condition():
+            return result
+        time.sleep(0.02)
+    pytest.fail("it did not happen")
+
+
+def in_background(
+    connection: psycopg.Connection, sql: str
+) -> tuple[threading.Thread, list[psycopg.Error]]:
+    """A statement in a thread of its own, and the errors it ends with."""
+    errors = []
+
+    def run():
+        try:
+            connection.execute(sql)
+        except psycopg.Error as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, errors
+
+
+def long_text(chapters: int) -> str:
+    """Some 110 tokens a chapter."""
+    return "\n\n".join(
+        f"Chapter {n} of a long book about subject {n * 31}. " * 10 for n in range(chapters)
+    )
+
+
+def children_of(pid: int, name: str | None = None) -> list[int]:
+    """The backend's child processes; their names are extract and embed."""
+    try:
+        found = psutil.Process(pid).children()
+        return [child.pid for child in found if name in (None, *child.cmdline()[-1:])]
+    except psutil.NoSuchProcess:
+        return []

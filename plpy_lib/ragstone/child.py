@@ -14,6 +14,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -56,6 +57,7 @@ def serve(channel: socket.socket, statm: int) -> NoReturn:
         body, fd = receive(channel)
         message = json.loads(body)
         allow_time(message["cpu_seconds"], message["wall_seconds"])
+        started = time.monotonic()
         try:
             reply = embed(message) if message["kind"] == "embed" else read(message, fd)
         except MemoryError:
@@ -65,6 +67,7 @@ def serve(channel: socket.socket, statm: int) -> NoReturn:
             if fd is not None:
                 os.close(fd)
         pages = int(os.pread(statm, 200, 0).split()[1])
+        reply["seconds"] = time.monotonic() - started
         reply["resident_bytes"] = pages * resource.getpagesize()
         data = encode_or_die(reply)
         stop_time()

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 # Upper bounds of the histograms' buckets; rag._metric_bounds_s() says the same.
@@ -36,15 +34,6 @@ class Meter:
     _outcomes: dict[str, int] = field(default_factory=dict)
     _stages: dict[str, _Histogram] = field(default_factory=dict)
     _jobs: dict[int, dict[str, float]] = field(default_factory=dict)
-
-    @contextmanager
-    def timing(self, stage: str, job_id: int) -> Iterator[None]:
-        """Time a stage of a job."""
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            self.add(stage, time.monotonic() - started, [job_id])
 
     def add(self, stage: str, seconds: float, job_ids: Sequence[int]) -> None:
         """Note what a stage took for some jobs, which share it evenly."""

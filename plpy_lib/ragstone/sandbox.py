@@ -49,6 +49,7 @@ Answer = TypeVar("Answer")
 @dataclass(frozen=True)
 class _Pending(Generic[Answer]):
     request: Request[Answer]
+    started: float
     deadline: float
 
 
@@ -91,6 +92,8 @@ class Sandbox(Generic[Answer]):
         self._greeted = False
         self._pending: _Pending[Answer] | None = None
         self._protections: tuple[str, ...] = ()
+        self.seconds = 0.0
+        """What the last request took: by the child's account, else until it had failed."""
 
     @property
     def pid(self) -> int | None:
@@ -139,7 +142,8 @@ class Sandbox(Generic[Answer]):
         self._requests += 1
         limit = _allowance(request) + (0 if self._greeted else START_SECONDS)
         self._most_bytes = 0
-        self._pending = _Pending(request, time.monotonic() + limit)
+        started = time.monotonic()
+        self._pending = _Pending(request, started, started + limit)
 
     def result(self, check: Callable[[], None]) -> Answer:
         """Wait for the answer to what was handed over last.
@@ -151,6 +155,14 @@ class Sandbox(Generic[Answer]):
         if not self._pending:
             raise RuntimeError("nothing was submitted")
         pending, self._pending = self._pending, None
+        self.seconds = 0.0
+        try:
+            return self._result(pending, check)
+        except BaseException:
+            self.seconds = self.seconds or time.monotonic() - pending.started
+            raise
+
+    def _result(self, pending: _Pending[Answer], check: Callable[[], None]) -> Answer:
         try:
             deadline = pending.deadline
             if not self._greeted:
@@ -302,6 +314,8 @@ class Sandbox(Generic[Answer]):
         resident = reply.get("resident_bytes")
         if isinstance(resident, int) and resident > self._memory_bytes // 2:
             self._requests = self._max_requests
+        seconds = reply.get("seconds")
+        self.seconds = seconds if isinstance(seconds, float) and 0 <= seconds < 1e6 else 0.0
         try:
             if "error" in reply:
                 raise DocumentError.from_dict(reply["error"])

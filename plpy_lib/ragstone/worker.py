@@ -12,6 +12,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -68,7 +69,6 @@ class InChild:
 
     job: Job
     source: Snapshot
-    deadline: float
 
 
 @dataclass(slots=True)
@@ -79,7 +79,7 @@ class Prepared:
     passages: Passages
     hashes: list[str]
     is_stored: list[bool]
-    deadline: float
+    seconds_left: float
 
     @property
     def new_chunks(self) -> list[Chunk]:
@@ -94,7 +94,6 @@ class InModel:
 
     documents: Sequence[Prepared]
     is_sent: bool
-    started: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,10 +325,9 @@ class Worker:
 
     def _submit(self, job: Job) -> InChild | Prepared | Ended:
         """Read the document and hand it to the child, or do without."""
-        deadline = time.monotonic() + self._integer("job_time_limit_s")
         pipeline = self._pipeline(job)
         if passages := self._same_cut(job, pipeline):
-            return self._compare(job, passages, deadline)
+            return self._compare(job, passages)
         with self._read(job) as source:
             unchanged = self.db.finish_if_unchanged(self.worker_id, job, source.sha256)
             self.db.commit()
@@ -337,7 +335,7 @@ class Worker:
                 return Ended("unchanged", {"size": source.size})
             self._check_quotas(job, source.size)
             self._reader.submit(self._request(job, pipeline), source.fd)
-            return InChild(job, source, deadline)
+            return InChild(job, source)
 
     def _same_cut(self, job: Job, pipeline: Pipeline) -> Passages | None:
         """The document as another pipeline has cut it, where that serves here too."""
@@ -358,14 +356,15 @@ class Worker:
             mime_type=extraction.mime_type,
             extracted=properties(extraction),
         )
-        return self._compare(job, Passages(document, extraction.chunks), waiting.deadline)
+        return self._compare(job, Passages(document, extraction.chunks), self._reader.seconds)
 
-    def _compare(self, job: Job, passages: Passages, deadline: float) -> Prepared:
-        """Find the chunks that the document has already."""
+    def _compare(self, job: Job, passages: Passages, seconds: float = 0.0) -> Prepared:
+        """Find the chunks that the document has already; `seconds` were spent on it so far."""
         hashes = [chunk_hash(chunk) for chunk in passages.chunks]
         stored = self.db.stored_hashes(job)
         self.db.commit()
-        return Prepared(job, passages, hashes, [h in stored for h in hashes], deadline)
+        left = self._integer("job_time_limit_s") - seconds
+        return Prepared(job, passages, hashes, [h in stored for h in hashes], left)
 
     def _request(self, job: Job, pipeline: Pipeline) -> ExtractRequest:
         return ExtractRequest(
@@ -395,9 +394,8 @@ class Worker:
     def _hand_over(self, group: Sequence[Prepared]) -> None:
         """Give documents to the model's process, and meanwhile store those it had before."""
         embedded = self._embedded()
-        started = time.monotonic()
         try:
-            self._in_model = InModel(group, self._send_to_model(group), started)
+            self._in_model = InModel(group, self._send_to_model(group))
         except Exception as error:
             embedded += self._embedded_alone(group, error)
         self._store_all(embedded)
@@ -418,7 +416,7 @@ class Worker:
         texts = [chunk.embed_text for document in group for chunk in document.new_chunks]
         if texts:
             folder = api.model_dir(self._pipeline(group[0].job).model)
-            left = min(document.deadline for document in group) - time.monotonic()
+            left = min(document.seconds_left for document in group)
             self._model.submit(EmbedRequest(folder, texts, wall_seconds=max(left, 0.001)))
         return bool(texts)
 
@@ -431,8 +429,9 @@ class Worker:
             literals = iter(self._model.result(self._check) if waiting.is_sent else ())
         except Exception as error:
             return self._embedded_alone(waiting.documents, error)
-        job_ids = [document.job.job_id for document in waiting.documents]
-        self._meter.add("embed", time.monotonic() - waiting.started, job_ids)
+        if waiting.is_sent:
+            job_ids = [document.job.job_id for document in waiting.documents]
+            self._meter.add("embed", self._model.seconds, job_ids)
         return [(d, [next(literals) for _ in d.new_chunks]) for d in waiting.documents]
 
     def _embedded_alone(
@@ -442,12 +441,16 @@ class Worker:
         if self.db.is_interrupt(error):
             raise error
         self.db.rollback()
-        alone = [(d, self._attempt(d.job, "embed", self._embed, d)) for d in documents]
+        alone = [
+            (d, self._attempt(d.job, "embed", self._embed, d) if d.new_chunks else [])
+            for d in documents
+        ]
         return [(document, literals) for document, literals in alone if literals is not None]
 
     def _embed(self, document: Prepared) -> list[str]:
         try:
-            return self._model.result(self._check) if self._send_to_model([document]) else []
+            self._send_to_model([document])
+            return self._model.result(self._check)
         except DocumentError as error:
             error.stage = "embed"
             if error.code == "timeout":
@@ -486,7 +489,7 @@ class Worker:
     def _attempt(self, job: Job, stage: str, step: Any, *args: Any) -> Any:
         """Do one step for one document; what goes wrong is recorded on it, and the others go on."""
         try:
-            with self._meter.timing(stage, job.job_id):
+            with self._timing(stage, job):
                 result = step(*args)
         except DocumentError as error:
             failure = error
@@ -510,6 +513,17 @@ class Worker:
         outcome = "retried" if became == "queued" else became
         self._finish(job, Ended(outcome, {"stage": failure.stage, "error": failure.code}))
         return None
+
+    @contextmanager
+    def _timing(self, stage: str, job: Job) -> Iterator[None]:
+        """Note what the step takes; for a child's work that is the child's own time."""
+        child = {"extract": self._reader, "embed": self._model}.get(stage)
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = child.seconds if child else time.monotonic() - started
+            self._meter.add(stage, seconds, [job.job_id])
 
     def _finish(self, job: Job, ended: Ended) -> None:
         """Count a job that is over for now and, where the setting asks for it, log it."""

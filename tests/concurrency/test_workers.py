@@ -4,42 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 
-import psutil
 import psycopg
 import pytest
-from helpers import claim, rows, value
-
-
-def eventually(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if result := condition():
-            return result
-        time.sleep(0.02)
-    pytest.fail("it did not happen")
-
-
-def in_background(connection, sql):
-    errors = []
-
-    def run():
-        try:
-            connection.execute(sql)
-        except psycopg.Error as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread, errors
-
-
-def long_text(chapters):
-    return "\n\n".join(
-        f"Chapter {n} of a long book about subject {n * 31}. " * 10 for n in range(chapters)
-    )
+from helpers import children_of, claim, eventually, in_background, long_text, rows, value
 
 
 def running(db):
@@ -97,15 +66,6 @@ def test_statement_timeout_stops_a_drain(db, add):
     assert time.monotonic() - started < 20, "the document alone takes longer"
     db.execute("set statement_timeout = 0")
     assert value(db, "select status from rag.ingestion_queue") == "queued"
-
-
-def children_of(pid, name=None):
-    """The backend's child processes; their names are extract and embed."""
-    try:
-        found = psutil.Process(pid).children()
-        return [child.pid for child in found if name in (None, child.cmdline()[-1])]
-    except psutil.NoSuchProcess:
-        return []
 
 
 @pytest.mark.parametrize("name", ["extract", "embed"])
