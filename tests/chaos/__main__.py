@@ -94,12 +94,15 @@ class Chaos:
 
     # What goes on all the time
 
-    def _keep_at(self, work: Callable[[psycopg.Connection], None]) -> None:
+    def _keep_at(
+        self, work: Callable[[psycopg.Connection], None], stopping: threading.Event | None = None
+    ) -> None:
         """Do it again and again in one session, and in another when that is gone."""
-        while not self.stopping.is_set():
+        stopping = stopping or self.stopping
+        while not stopping.is_set():
             try:
                 with self.cluster.connect(self.cluster.database) as db:
-                    while not self.stopping.is_set():
+                    while not stopping.is_set():
                         work(db)
             except psycopg.Error:
                 time.sleep(0.02)
@@ -109,7 +112,8 @@ class Chaos:
 
     def _change(self, db: psycopg.Connection) -> None:
         rng = self.rng
-        row, rows = rng.randrange(120), sorted(rng.sample(range(120), 5))
+        # A few rows change so often that they are being worked on when they do.
+        row, rows = rng.randrange(rng.choice([8, 120])), sorted(rng.sample(range(120), 5))
         path = rng.choice(UNREADABLE) if rng.random() < 0.03 else f"{rng.randrange(FILES)}.txt"
         kind = rng.choices(
             [
@@ -236,8 +240,11 @@ class Chaos:
         }
 
     def run(self, events: int) -> None:
+        at_rest = threading.Event()
         threads = [threading.Thread(target=self._keep_at, args=[self._drain]) for _ in range(2)]
-        threads += [threading.Thread(target=self._keep_at, args=[self._change]) for _ in range(3)]
+        threads += [
+            threading.Thread(target=self._keep_at, args=[self._change, at_rest]) for _ in range(3)
+        ]
         for thread in threads:
             thread.start()
         try:
@@ -251,7 +258,11 @@ class Chaos:
                         self._await_server()
                 except psycopg.Error:
                     self._await_server()
+            # What is being worked on now was changed meanwhile, and no later change makes up for it.
+            at_rest.set()
+            time.sleep(3)
         finally:
+            at_rest.set()
             self.stopping.set()
             # Those who work for a while yet are told to stop.
             for pid in self._await_server():
