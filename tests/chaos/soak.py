@@ -140,7 +140,7 @@ def soak(directory: Path, minutes: float, seed: int) -> list[str]:
         it = Soak(run, minutes)
         with run.cluster.connect(run.cluster.database) as db:
             db.execute(
-                "select rag.set('job_history_days', '0'), rag.set('version_history_days', '0')"
+                "select rag.set('worker_max_documents', '0'), rag.set('job_history_days', '0'), rag.set('version_history_days', '0')"
             )
         worker = threading.Thread(target=it.work)
         others = [run._change, run._change, it.search, it.search, it.maintain]
