@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:  # nothing of the package may be imported before the limits are set
     from ragstone.extract.model import Extracted
+    from ragstone.extract.ocr import Recogniser
     from ragstone.protocol import Extraction, ExtractRequest
     from ragstone.tokens import Tokenizer
 
@@ -32,6 +33,8 @@ def main() -> NoReturn:
     for number in (signal.SIGALRM, signal.SIGXCPU, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     channel = socket.socket(fileno=os.dup(0))
+    # Nobody reads what libraries write there until this process ends: the rest of it is dropped.
+    os.set_blocking(2, False)
     first = json.loads(receive(channel)[0])
     sys.path[:0] = [str(Path(__file__).resolve().parent.parent), *first["library_paths"]]
     from ragstone.confine import confine
@@ -82,7 +85,7 @@ def work(message: dict[str, Any], fd: int | None) -> dict[str, Any]:
     stage: Stage = "extract"
     try:
         request = request_from_dict(message)
-        found = extract(read_all(fd), request.file_name, request.limits)
+        found = extract(read_all(fd), request.file_name, request.limits, recogniser(request))
         stage = "chunk"
         return {"document": extraction_to_dict(passages(found, request))}
     except MemoryError:
@@ -100,6 +103,19 @@ def work(message: dict[str, Any], fd: int | None) -> dict[str, Any]:
                 stage=stage,
             ).to_dict()
         }
+
+
+def recogniser(request: ExtractRequest) -> Recogniser | None:
+    """What recognises pictures; each page begins the document's time anew."""
+    from ragstone.confine import allow_time
+    from ragstone.extract.ocr import Recogniser
+
+    limits = request.limits
+
+    def allow(seconds: int) -> None:
+        allow_time(limits.cpu_seconds + seconds, limits.wall_seconds + seconds)
+
+    return Recogniser(request.ocr, limits, allow) if request.ocr else None
 
 
 _tokenizers: dict[Path, Tokenizer] = {}

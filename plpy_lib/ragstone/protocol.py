@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .chunk import Chunk, ChunkSpec
-from .extract.model import Limits
+from .extract.model import Limits, Ocr
 
 HEADER = struct.Struct("!I")
 
@@ -22,6 +22,7 @@ class ExtractRequest:
     """What the child shall do with the file descriptor that comes with it.
 
     `title` and `language` are the source table's and go before what the file says of itself.
+    `ocr` is None where pictures are left alone.
     """
 
     file_name: str
@@ -30,6 +31,7 @@ class ExtractRequest:
     chunk_spec: ChunkSpec = field(default_factory=ChunkSpec)
     title: str | None = None
     language: str | None = None
+    ocr: Ocr | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ def request_to_dict(request: ExtractRequest) -> dict[str, Any]:
         "chunk_spec": asdict(request.chunk_spec),
         "title": request.title[:1_000] if request.title else None,
         "language": request.language,
+        "ocr": asdict(request.ocr) if request.ocr else None,
     }
 
 
@@ -72,6 +75,7 @@ def request_from_dict(data: dict[str, Any]) -> ExtractRequest:
         chunk_spec=ChunkSpec(**data["chunk_spec"]),
         title=data["title"],
         language=data["language"],
+        ocr=Ocr(**data["ocr"]) if data["ocr"] else None,
     )
 
 

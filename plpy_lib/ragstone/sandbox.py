@@ -31,6 +31,7 @@ from .protocol import (
     extraction_from_dict,
     request_to_dict,
 )
+from .tesseract import data_folder
 
 # A cancel is due within a quarter second; the caller's check is made at least this often.
 SLICE_MS = 50
@@ -221,7 +222,7 @@ class Sandbox:
             "parent_pid": os.getpid(),
             "memory_bytes": memory_bytes,
             "library_paths": self._library_paths,
-            "readable": sorted(self._readable),
+            "readable": sorted(self._readable | _language_data()),
         }
         with contextlib.suppress(OSError):  # where it is dead already, the greeting finds out
             ours.sendall(encode(first))
@@ -405,7 +406,16 @@ def _reap(process: subprocess.Popen[bytes]) -> int:
 
 
 def _allowance(request: ExtractRequest) -> float:
-    return request.limits.wall_seconds + GRACE_SECONDS
+    limits = request.limits
+    seconds = limits.wall_seconds + GRACE_SECONDS
+    if request.ocr:  # the time of all pages, and the last of them begins just before it ends
+        seconds += limits.ocr_seconds + limits.ocr_page_seconds + limits.wall_seconds
+    return seconds
+
+
+def _language_data() -> set[str]:
+    folder = data_folder()
+    return {str(folder)} if folder else set()
 
 
 def _max_reply_bytes(request: ExtractRequest) -> int:

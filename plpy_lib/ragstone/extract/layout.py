@@ -373,5 +373,3 @@ def _first_word(text: str) -> str:
 def _is_wide(character: str) -> bool:
     """Chinese and Japanese are written without spaces."""
     return "\u3040" <= character <= "\u9fff" or "\uff00" <= character <= "\uff60"
-
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pypdfium2
@@ -14,6 +15,7 @@ from ..errors import DocumentError
 from .cleaning import clean_text
 from .layout import Bookmark, Composer, Line, Page, drop_repeated_margins
 from .model import Collector, Extracted, Limits, Source
+from .ocr import DPI, MAX_PIXELS, Engine, Recogniser, no_text, some
 
 _PRINTED_LINE = re.compile("[^\r\n\ufffe\x02]+[\ufffe\x02]?")
 _LEADERS = re.compile(r"(?: ?[.·_]){5,} ?| ?…{2,} ?")
@@ -39,13 +41,21 @@ def extract(source: Source, limits: Limits) -> Extracted:
                 hint="Split the document, or raise the limit.",
             )
         pages, failed = _read_pages(document, limits)
+        without = [page.number for page in pages if not page.lines]
+        if source.ocr and without:
+            pages = _recognise(document, pages, source.ocr)
         outline = _outline(document, limits)
         info = _info(document)
         language = _language(document)
     finally:
         document.close()
     if not any(page.lines for page in pages):
-        raise _no_text(count, failed)
+        raise _no_text(count, failed, source.ocr)
+    if without:
+        still = [page.number for page in pages if not page.lines]
+        info |= {"pages_without_text": some(still)} if still else {}
+        if source.ocr and source.ocr.recognised:
+            info["pages_recognised"] = some(source.ocr.recognised)
     drop_repeated_margins(pages)
     collector = Collector(limits)
     Composer(pages, outline, collector).compose()
@@ -58,7 +68,7 @@ def extract(source: Source, limits: Limits) -> Extracted:
         created=info.pop("created", None),
         metadata=info,
         pages=count,
-        partial=_partial(failed, count),
+        partial=_partial(failed, count, source.ocr),
     )
 
 
@@ -225,23 +235,57 @@ def _language(document: pypdfium2.PdfDocument) -> str | None:
     return buffer.raw[:size].decode("utf-16-le", "ignore").strip("\0 ") or None
 
 
-def _no_text(count: int, failed: list[int]) -> DocumentError:
+def _recognise(document: pypdfium2.PdfDocument, pages: list[Page], ocr: Recogniser) -> list[Page]:
+    """The pages, with those that have no text recognised."""
+    try:
+        return [
+            page if page.lines else ocr.page(page.number, partial(_show, document, page.number - 1))
+            for page in pages
+        ]
+    finally:
+        ocr.close()
+
+
+def _show(
+    document: pypdfium2.PdfDocument, index: int, engine: Engine
+) -> tuple[float, float] | None:
+    """The page as a picture, or None where it has neither a picture nor a drawing."""
+    page = document[index]
+    try:
+        if pdfium.FPDFPage_CountObjects(page.raw) < 1:
+            return None
+        width, height = page.get_size()
+        scale = min(DPI / 72, (MAX_PIXELS / max(1.0, width * height)) ** 0.5)
+        bitmap = page.render(scale=scale, grayscale=True)
+        try:
+            size = (bitmap.width, bitmap.height, bitmap.stride)
+            engine.show_grey(bitmap.buffer, *size, 72 * scale)
+        finally:
+            bitmap.close()
+        return scale, height
+    except pypdfium2.PdfiumError:
+        return None
+    finally:
+        page.close()
+
+
+def _no_text(count: int, failed: list[int], ocr: Recogniser | None) -> DocumentError:
     if failed and len(failed) == count:
         return DocumentError(
             "damaged", "the document is damaged", detail=f"None of its {count} pages can be read."
         )
-    return DocumentError(
-        "no_text",
-        "the document holds no text",
-        detail=f"Its {count} pages hold only pictures or drawings." if count else "It has no page.",
-        hint="Run OCR on it, e.g. with ocrmypdf, and replace the file.",
-    )
+    if count == 0:
+        return DocumentError("no_text", "the document holds no text", detail="It has no page.")
+    pages = "Its only page holds" if count == 1 else f"Its {count} pages hold"
+    return no_text(f"{pages} only pictures or drawings", ocr)
 
 
-def _partial(failed: list[int], count: int) -> str | None:
+def _partial(failed: list[int], count: int, ocr: Recogniser | None) -> str | None:
     reasons = []
     if failed:
         reasons.append(f"{len(failed)} of {count} pages could not be read: {_some(failed)}")
+    if ocr and (missing := ocr.partial()):
+        reasons.append(missing)
     return "; ".join(reasons) or None
 
 
