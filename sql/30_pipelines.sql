@@ -147,7 +147,8 @@ create or replace function rag.create_pipeline(
     text_search_config text    default null,
     index_method       text    default null,
     index_options      jsonb   default null,
-    quantization       text    default null)
+    quantization       text    default null,
+    ocr                text    default null)
   returns rag.pipelines
   language plpgsql
   -- SECURITY DEFINER: the partition and its indexes belong to ragstone's owner whoever makes the pipeline.
@@ -176,13 +177,15 @@ begin
             hint    = 'They are listed by: select cfgname from pg_ts_config;';
   end if;
 
+  perform rag._check_ocr(create_pipeline.ocr);
+
   -- Whoever is changing documents has done so for the pipelines of before; everyone after this sees
   -- the new one. Held for as long as it takes to make some empty indexes.
   lock table rag.documents in share row exclusive mode;
   begin
     insert into rag.pipelines
       (name, model, chunk_strategy, chunk_size, chunk_overlap, chunk_unit, embed_template, text_search_config,
-       index_method, index_options, quantization)
+       index_method, index_options, quantization, ocr)
     values
       (create_pipeline.name, coalesce(create_pipeline.model, _active.model),
        coalesce(create_pipeline.chunk_strategy, _active.chunk_strategy),
@@ -193,7 +196,8 @@ begin
        coalesce(create_pipeline.text_search_config, _active.text_search_config),
        coalesce(create_pipeline.index_method, _active.index_method),
        coalesce(create_pipeline.index_options, case when create_pipeline.index_method is null then _active.index_options else '{}' end),
-       coalesce(create_pipeline.quantization, _active.quantization))
+       coalesce(create_pipeline.quantization, _active.quantization),
+       coalesce(create_pipeline.ocr, _active.ocr))
     returning * into _pipeline;
   exception when check_violation or not_null_violation then
     get stacked diagnostics _constraint = constraint_name;
@@ -206,8 +210,8 @@ begin
   return _pipeline;
 end
 $plpgsql$;
-comment on function rag.create_pipeline(text, text, text, integer, integer, text, text, text, text, jsonb, text) is
-  'makes a pipeline that workers fill beside the active one, from the stored text where the chunking is the same and from the files where it is not; what is not given is as in the active one. Searches do not see it until rag.activate_pipeline(); how far it is: rag.pipeline_progress. Raises 42710 for a name in use, 42704 for an unknown model or text search configuration, 22023 for values that cannot be';
+comment on function rag.create_pipeline(text, text, text, integer, integer, text, text, text, text, jsonb, text, text) is
+  'makes a pipeline that workers fill beside the active one, from the stored text where the chunking is the same and from the files where it is not; what is not given is as in the active one. Searches do not see it until rag.activate_pipeline(); how far it is: rag.pipeline_progress. Raises 42710 for a name in use, 42704 for an unknown model, text search configuration or language of OCR, 22023 for values that cannot be';
 
 create or replace function rag._documents_missing(pipeline_id integer, than_active boolean) returns bigint
   language sql stable

@@ -416,9 +416,9 @@ create or replace function rag._checks() returns table (place bigint, name text,
   language sql immutable
   set search_path = pg_catalog, pg_temp
 as $sql$
-  select row_number() over (), c, case when c in ('libraries', 'cpu', 'model', 'prepacked', 'extraction', 'memory')
+  select row_number() over (), c, case when c in ('libraries', 'cpu', 'model', 'prepacked', 'extraction', 'ocr', 'memory')
                                        then format('rag._check_in_python(%L)', c) else format('rag._check_%s()', c) end
-  from unnest('{postgresql,extension,package,libraries,cpu,model,prepacked,embedding,extraction,pgvector,
+  from unnest('{postgresql,extension,package,libraries,cpu,model,prepacked,embedding,extraction,ocr,pgvector,
                 pg_cron,workers,worker_processes,cron_history,maintenance,stuck_jobs,failures,
                 document_root,sources,indexes,statistics,memory,row_security,privileges}'::text[]) c
 $sql$;

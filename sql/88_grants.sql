@@ -59,7 +59,7 @@ as $sql$
   union all
   select 'admin', 'routine', f, 'execute', null
   from unnest(array['set', 'attach_source', 'detach_source', 'enqueue_existing', 'create_pipeline', 'activate_pipeline', 'resume_pipeline',
-                    'drop_pipeline', 'set_tenant_role', 'enable_tenant_isolation', 'disable_tenant_isolation', 'evaluate', 'ann_recall',
+                    'drop_pipeline', 'set_ocr', 'set_tenant_role', 'enable_tenant_isolation', 'disable_tenant_isolation', 'evaluate', 'ann_recall',
                     '_dcg', '_require_column']) f
 $sql$;
 comment on function rag._privileges() is 'what each level may do: the one table behind rag.grant_usage(); admin may do what the other levels may, too';

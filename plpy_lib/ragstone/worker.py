@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ragstone import api
+from ragstone import api, tesseract
 from ragstone.chunk import Chunk, keep_cut
 from ragstone.db import Database, Job, Pipeline, StoredChunk, StoredDocument
 from ragstone.embed import vector_literal
@@ -354,6 +354,7 @@ class Worker:
             tokenizer_path=api.model_dir(pipeline.model) / "tokenizer.json",
             title=job.title,
             language=job.language,
+            ocr=tesseract.ocr(pipeline.ocr),
         )
 
     def _read(self, job: Job) -> Snapshot:
@@ -528,6 +529,8 @@ def limits(settings: Mapping[str, str | None]) -> Limits:
         memory_bytes=integer("extraction_memory_bytes"),
         cpu_seconds=integer("extraction_cpu_s"),
         wall_seconds=integer("extraction_wall_s"),
+        ocr_page_seconds=integer("ocr_page_s"),
+        ocr_seconds=integer("ocr_document_s"),
         allowed_types=(settings["allowed_types"] or "*").split(","),
     )
 
