@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import partial
 
 from ..errors import DocumentError
+from .formats import FORMATS, extension
 from .layout import Composer, Page, drop_repeated_margins
 from .model import Collector, Extracted, Limits, Source
 from .ocr import Picture, Unavailable, no_text, some
 
-_KIND = "It is a picture"
 
 
 def extract(source: Source, limits: Limits) -> Extracted:
@@ -17,9 +17,9 @@ def extract(source: Source, limits: Limits) -> Extracted:
 
     Raises DocumentError: no_text, damaged, too_large, too_many_pages, too_much_text.
     """
-    recogniser = source.ocr
+    what, recogniser = _what(source), source.ocr
     if recogniser is None:
-        raise no_text(_KIND, None)
+        raise no_text(what, None)
     pages: list[Page] = []
     try:
         picture = Picture(
@@ -39,15 +39,15 @@ def extract(source: Source, limits: Limits) -> Extracted:
             pages.append(recogniser.page(index + 1, partial(picture.show, index)))
     except Unavailable as reason:
         recogniser.unavailable = reason
-        raise no_text(_KIND, recogniser) from None
+        raise no_text(what, recogniser) from None
     finally:
         recogniser.close()
-    if not pages:
+    if not recogniser.recognised and not recogniser.given_up:
         raise DocumentError(
-            "damaged", "the document is damaged", detail="Its header is not that of a picture."
+            "damaged", "the document is damaged", detail=f"{what}, but cannot be decoded."
         )
     if not any(page.lines for page in pages):
-        raise no_text(_KIND, recogniser)
+        raise no_text(what, recogniser)
     without = [page.number for page in pages if not page.lines]
     drop_repeated_margins(pages)
     collector = Collector(limits)
@@ -60,3 +60,13 @@ def extract(source: Source, limits: Limits) -> Extracted:
         pages=len(pages),
         partial=recogniser.partial(),
     )
+
+
+def _what(source: Source) -> str:
+    suffix = extension(source.name)
+    kind = source.mime_type.removeprefix("image/")
+    is_other = suffix and not any(
+        suffix in form.extensions for form in FORMATS if form.mime_type == source.mime_type
+    )
+    named = f", though its name ends in .{suffix}" if is_other else ""
+    return f"It is a picture ({kind.upper()}){named}"
