@@ -44,7 +44,7 @@ def extract(source: Source, limits: Limits) -> Extracted:
         recogniser.close()
     if not recogniser.recognised and not recogniser.given_up:
         raise DocumentError(
-            "damaged", "the document is damaged", detail=f"{what}, but cannot be decoded."
+            "damaged", "the document is damaged", detail=f"{what}, but cannot be decoded within the memory allowed."
         )
     if not any(page.lines for page in pages):
         raise no_text(what, recogniser)

@@ -23,7 +23,7 @@ DPI = 300
 # times that while it is worked on.
 MAX_PIXELS = 25_000_000
 # What a picture may hold before it is made smaller, at 4 bytes each.
-MAX_DECODED_PIXELS = 50_000_000
+MAX_DECODED_PIXELS = 40_000_000
 # A line recognised with less confidence, of 100, is a pattern or a drawing.
 _MIN_CONFIDENCE = 40.0
 # Sizes are told from the heights of rows and vary by so much in text of one size.
