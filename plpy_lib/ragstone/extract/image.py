@@ -11,7 +11,6 @@ from .model import Collector, Extracted, Limits, Source
 from .ocr import Picture, Unavailable, no_text, some
 
 
-
 def extract(source: Source, limits: Limits) -> Extracted:
     """The lines of each page as paragraphs; several pages only in TIFF.
 
@@ -44,7 +43,9 @@ def extract(source: Source, limits: Limits) -> Extracted:
         recogniser.close()
     if not recogniser.recognised and not recogniser.given_up:
         raise DocumentError(
-            "damaged", "the document is damaged", detail=f"{what}, but cannot be decoded within the memory allowed."
+            "damaged",
+            "the document is damaged",
+            detail=f"{what}, but cannot be decoded within the memory allowed.",
         )
     if not any(page.lines for page in pages):
         raise no_text(what, recogniser)

@@ -19,6 +19,15 @@ from .ocr import DPI, MAX_PIXELS, Engine, Recogniser, no_text, some
 
 _PRINTED_LINE = re.compile("[^\r\n\ufffe\x02]+[\ufffe\x02]?")
 _LEADERS = re.compile(r"(?: ?[.·_]){5,} ?| ?…{2,} ?")
+# Only pages with one of these are looked at letter by letter.
+_MATHEMATICS = re.compile("[∈→⇒⇔⊆∩∪≤≥∞∀∃∼∅◦∗−]")
+# Up to three letters in a row, and the spaces after such: a formula has no more.
+_NO_WORD = re.compile(
+    r"(?<![^\W\d_])[^\W\d_]{1,3}(?![^\W\d_])(?:[\d_]+(?:[^\W\d_]{1,3}(?![^\W\d_]))?)* ?|\d+"
+)
+_TEX_SYMBOLS = {"0": "′", "k": "‖", "h": "⟨", "i": "⟩"}
+_SYMBOL_FONT, _ITALIC_FONT = (b"CMSY", b"CMBSY"), b"CMMI"
+_SLANT = 0.1
 _DATE = re.compile(r"D:(\d{4})(\d\d)?(\d\d)?(\d\d)?(\d\d)?(\d\d)?")
 _INFO = {"Subject": "subject", "Keywords": "keywords", "Creator": "creator", "Producer": "producer"}
 # What programs write where nobody gave a title or a name.
@@ -131,6 +140,7 @@ def _lines(text_page: Any, text: str) -> Iterator[Line]:
     PDFium puts a mark for the hyphen at a line's end and no line break after it.
     """
     raw = text_page.raw
+    is_mathematics = _MATHEMATICS.search(text) is not None
     for match in _PRINTED_LINE.finditer(text):
         part = match[0].rstrip(" \t")
         lead = len(part) - len(part.lstrip(" \t"))
@@ -139,8 +149,53 @@ def _lines(text_page: Any, text: str) -> Iterator[Line]:
         first = pdfium.FPDFText_GetCharIndexFromTextIndex(raw, match.start() + lead)
         last = pdfium.FPDFText_GetCharIndexFromTextIndex(raw, match.start() + len(part) - 1)
         if first >= 0:
-            shown = _LEADERS.sub(" … ", part[lead:])
+            shown = part[lead:]
+            if is_mathematics:
+                shown = _set_right(text_page, shown, match.start() + lead)
+            shown = _LEADERS.sub(" … ", shown)
             yield _line(text_page, shown, first, last if last >= 0 else first)
+
+
+def _set_right(text_page: Any, text: str, start: int) -> str:
+    """The text of a formula as it is printed; `start` is its place in the text of the page.
+
+    TeX's font of symbols has primes, norms and angle brackets where others have "0", "k", "h" and
+    "i", under names that PDFium does not know. Letters in italics are taken for two words where
+    the slant leaves a gap.
+    """
+    raw = text_page.raw
+    letters = list(text)
+    for token in _NO_WORD.finditer(text):
+        for place in range(token.start(), token.end()):
+            letter = text[place]
+            if letter not in _TEX_SYMBOLS and letter != " ":
+                continue
+            index = pdfium.FPDFText_GetCharIndexFromTextIndex(raw, start + place)
+            if letter == " ":
+                letters[place] = "" if _is_slant(text_page, index) else " "
+            elif _font(raw, index).startswith(_SYMBOL_FONT):
+                letters[place] = _TEX_SYMBOLS[letter]
+    return "".join(letters)
+
+
+def _is_slant(text_page: Any, index: int) -> bool:
+    """Whether a space between two letters of TeX's italics is none."""
+    raw = text_page.raw
+    if not pdfium.FPDFText_IsGenerated(raw, index) or index < 1:
+        return False
+    if not all(_font(raw, near).startswith(_ITALIC_FONT) for near in (index - 1, index + 1)):
+        return False
+    gap = text_page.get_charbox(index + 1, loose=True)[0]
+    gap -= text_page.get_charbox(index - 1, loose=True)[2]
+    return bool(gap < _SLANT * pdfium.FPDFText_GetFontSize(raw, index - 1))
+
+
+def _font(raw: Any, index: int) -> bytes:
+    """The name of a letter's font, without the mark of a subset."""
+    buffer, flags = ctypes.create_string_buffer(64), ctypes.c_int()
+    pdfium.FPDFText_GetFontInfo(raw, index, buffer, len(buffer), flags)
+    name = buffer.value
+    return name[7:] if name[6:7] == b"+" else name
 
 
 def _line(text_page: Any, text: str, first: int, last: int) -> Line:
