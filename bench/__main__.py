@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bench import chunking, ingest, quality, scale, search, triggers
+from bench import chunking, formats, ingest, quality, scale, search, triggers
 from bench.harness import BenchError, Server
 
 QUESTIONS = {
@@ -16,6 +16,7 @@ QUESTIONS = {
     "scale": scale,
     "triggers": triggers,
     "chunking": chunking,
+    "formats": formats,
 }
 # What needs nothing but a server.
 BY_DEFAULT = ["ingest", "search", "triggers"]

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ..errors import DocumentError
+from .cleaning import is_blank
 from .layout import Line, Page
 from .model import Limits, Ocr
 
@@ -178,7 +179,7 @@ class Engine:
             while True:
                 text = self._text(iterator)
                 confidence = library.TessResultIteratorConfidence(iterator, _TEXT_LINE)
-                if text and confidence >= _MIN_CONFIDENCE:
+                if confidence >= _MIN_CONFIDENCE and not is_blank(text):
                     left, top, right, bottom = self._box(iterator)
                     yield Line(
                         text,
