@@ -18,6 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:  # nothing of the package may be imported before the limits are set
+    from collections.abc import Sequence
+
+    import numpy as np
+
+    from ragstone.chunk import Similarities
+    from ragstone.embed import Embedder
     from ragstone.extract.model import Extracted
     from ragstone.extract.ocr import Recogniser
     from ragstone.protocol import Extraction, ExtractRequest
@@ -131,7 +137,9 @@ def passages(found: Extracted, request: ExtractRequest) -> Extraction:
     if request.tokenizer_path not in _tokenizers:
         _tokenizers[request.tokenizer_path] = Tokenizer.load(request.tokenizer_path)
     title = request.title or found.title
-    chunks = chunk(found.blocks, request.chunk_spec, _tokenizers[request.tokenizer_path], title)
+    tokenizer = _tokenizers[request.tokenizer_path]
+    compare = comparer(request) if request.chunk_spec.strategy == "semantic" else None
+    chunks = chunk(found.blocks, request.chunk_spec, tokenizer, title, compare)
     if len(chunks) > request.limits.max_chunks:
         raise DocumentError(
             "too_many_chunks",
@@ -151,6 +159,29 @@ def passages(found: Extracted, request: ExtractRequest) -> Extraction:
         partial=found.partial,
         chunks=tuple(chunks),
     )
+
+
+_embedders: dict[Path, Embedder] = {}
+
+
+def comparer(request: ExtractRequest) -> Similarities:
+    """What tells how similar sentences are; each batch of them begins the document's time anew."""
+    from ragstone.confine import allow_time
+    from ragstone.embed import Embedder
+    from ragstone.similarity import similarities
+
+    def embed(sentences: Sequence[str]) -> np.ndarray:
+        allow_time(request.limits.cpu_seconds, request.limits.wall_seconds)
+        return _embedders[folder].embed(sentences, truncate=True)
+
+    folder = request.tokenizer_path.parent
+    if folder not in _embedders:
+        os.environ["OPENBLAS_NUM_THREADS"] = "1"
+        if sys.modules.get("numpy", True) is None:
+            del sys.modules["numpy"]
+        # The prepacked file is for the machine, and what that is cannot be asked in here.
+        _embedders[folder] = Embedder.load(folder, prepacked=False)
+    return lambda runs: similarities(runs, embed)
 
 
 def read_all(fd: int | None) -> bytes:

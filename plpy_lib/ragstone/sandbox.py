@@ -39,6 +39,8 @@ SLICE_MS = 50
 START_SECONDS = 20.0
 # The child's own timer goes first, so that the cause of its death is plain.
 GRACE_SECONDS = 1.0
+# What comparing the sentences of the longest document takes; the child's clock goes batch by batch.
+SEMANTIC_SECONDS = 900.0
 # How long a finished answer may take to cross the socket.
 TRANSFER_SECONDS = 20.0
 _READ_BYTES = 1 << 18
@@ -183,7 +185,7 @@ class Sandbox:
 
     def _renew(self, request: ExtractRequest) -> None:
         """Have a child that fits the request."""
-        tokenizer = str(request.tokenizer_path.resolve())
+        tokenizer = str(_needed(request))
         memory = request.limits.memory_bytes
         if memory != self._memory_bytes or tokenizer not in self._readable:
             self.close()
@@ -410,7 +412,15 @@ def _allowance(request: ExtractRequest) -> float:
     seconds = limits.wall_seconds + GRACE_SECONDS
     if request.ocr:  # the time of all pages, and the last of them begins just before it ends
         seconds += limits.ocr_seconds + limits.ocr_page_seconds + limits.wall_seconds
+    if request.chunk_spec.strategy == "semantic":
+        seconds += SEMANTIC_SECONDS
     return seconds
+
+
+def _needed(request: ExtractRequest) -> Path:
+    """The tokenizer, or the whole model where sentences are compared."""
+    path = request.tokenizer_path.resolve()
+    return path.parent if request.chunk_spec.strategy == "semantic" else path
 
 
 def _language_data() -> set[str]:
