@@ -80,6 +80,7 @@ create table rag.pipelines (
   index_options      jsonb not null default '{}',
   quantization       text not null default 'half'
                      constraint known_quantization check (quantization in ('none', 'half')),
+  index_deferred     boolean not null default false,
   ocr                text not null default 'off'
                      constraint ocr_is_off_or_languages check (ocr ~ '^[A-Za-z]\w{2,30}(\+[A-Za-z]\w{2,30}){0,9}$'),
   state              text not null default 'building'
@@ -98,6 +99,7 @@ comment on column rag.pipelines.text_search_config is 'text search configuration
 comment on column rag.pipelines.index_method is 'vector index: hnsw, ivfflat (very large tables) or none (exact)';
 comment on column rag.pipelines.index_options is 'hnsw: m 16, ef_construction 64, and for searches ef_search (100 or twice match_count); ivfflat: lists 100, and for searches probes (the root of lists)';
 comment on column rag.pipelines.quantization is 'precision of the vector index: half (16 bit) or none (32 bit); the stored vectors are always 32 bit';
+comment on column rag.pipelines.index_deferred is 'true after rag.defer_index(): searches by meaning read all vectors until the index is built';
 comment on column rag.pipelines.ocr is 'off, or the languages in which pages that are pictures are recognised, by Tesseract''s names: eng, or eng+deu; rag.set_ocr() changes it';
 comment on column rag.pipelines.state is 'building: filled beside the active one; active: searched; superseded: kept to go back to';
 

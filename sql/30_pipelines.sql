@@ -26,6 +26,38 @@ as $sql$
 $sql$;
 comment on function rag._indexed_vector(integer, text) is 'the expression that a pipeline''s vector index is on, applied to a column or parameter';
 
+create or replace function rag._vector_index(pipeline_id integer) returns text
+  language sql immutable
+  set search_path = pg_catalog, pg_temp
+as $sql$ select rag._partition(pipeline_id) || '_embedding_idx' $sql$;
+comment on function rag._vector_index(integer) is 'name of a pipeline''s vector index';
+
+create or replace function rag._create_vector_index(pipeline_id integer) returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _pipeline rag.pipelines;
+  _options  jsonb;
+begin
+  select * into strict _pipeline from rag.pipelines p where p.pipeline_id = _create_vector_index.pipeline_id;
+  if _pipeline.index_method = 'none' then
+    return;
+  end if;
+  _options := case _pipeline.index_method
+    when 'hnsw' then jsonb_build_object('m', 16, 'ef_construction', 64)
+    else jsonb_build_object('lists', 100)
+  end || _pipeline.index_options;
+  execute format('create index if not exists %I on rag.%I using %I (%s %I.%I) with (%s)',
+    rag._vector_index(_pipeline.pipeline_id), rag._partition(_pipeline.pipeline_id), _pipeline.index_method,
+    rag._indexed_vector(_pipeline.pipeline_id, 'embedding'),
+    rag._vector_schema(), case _pipeline.quantization when 'half' then 'halfvec_cosine_ops' else 'vector_cosine_ops' end,
+    -- What is for searches the index is not made with.
+    (select string_agg(format('%I = %L', key, value), ', ') from jsonb_each_text(_options) where key not in ('ef_search', 'probes')));
+end
+$plpgsql$;
+comment on function rag._create_vector_index(integer) is 'makes a pipeline''s vector index where it is missing';
+
 create or replace function rag._ensure_partition(pipeline_id integer) returns void
   language plpgsql
   set search_path = pg_catalog, pg_temp
@@ -34,7 +66,6 @@ declare
   _name     text := rag._partition(_ensure_partition.pipeline_id);
   _pipeline rag.pipelines;
   _model    rag.models;
-  _options  jsonb;
 begin
   if to_regclass(format('rag.%I', _name)) is not null then
     return;
@@ -56,17 +87,8 @@ begin
   execute format('create index %I on rag.%I using gin (tags)', _name || '_tags_idx', _name);
   execute format('create index %I on rag.%I (tenant_id) where tenant_id is not null', _name || '_tenant_id_idx', _name);
 
-  if _pipeline.index_method <> 'none' then
-    _options := case _pipeline.index_method
-      when 'hnsw' then jsonb_build_object('m', 16, 'ef_construction', 64)
-      else jsonb_build_object('lists', 100)
-    end || _pipeline.index_options;
-    execute format('create index %I on rag.%I using %I (%s %I.%I) with (%s)',
-      _name || '_embedding_idx', _name, _pipeline.index_method,
-      rag._indexed_vector(_pipeline.pipeline_id, 'embedding'),
-      rag._vector_schema(), case _pipeline.quantization when 'half' then 'halfvec_cosine_ops' else 'vector_cosine_ops' end,
-      -- What is for searches the index is not made with.
-      (select string_agg(format('%I = %L', key, value), ', ') from jsonb_each_text(_options) where key not in ('ef_search', 'probes')));
+  if not _pipeline.index_deferred then
+    perform rag._create_vector_index(_pipeline.pipeline_id);
   end if;
 
   execute format('alter table rag.document_chunks attach partition rag.%I for values in (%s)', _name, _pipeline.pipeline_id);

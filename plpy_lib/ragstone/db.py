@@ -294,6 +294,9 @@ class Database:
     def fill_pipelines(self) -> bool:
         return self._value("rag._fill_pipelines()")
 
+    def build_deferred_index(self) -> bool:
+        return self._value("rag._build_deferred_index()")
+
     def lanes(self) -> list[Lane]:
         """Where jobs wait; jobs of dead workers are freed first."""
         self._rows("select rag._free_jobs_of_dead_workers()")

@@ -256,7 +256,11 @@ class Worker:
         self.db.commit()
         filled = self.db.fill_pipelines()
         self.db.commit()
-        return expanded or filled
+        if expanded or filled:
+            return True
+        built = self.db.build_deferred_index()
+        self.db.commit()
+        return built
 
     def _free_model_when_idle(self) -> None:
         if time.monotonic() - self._last_work > self._integer("model_idle_s"):
