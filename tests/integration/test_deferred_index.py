@@ -56,14 +56,15 @@ def test_a_deferred_index_of_a_second_pipeline_is_built_before_it_is_used(db, ad
 
 
 def test_progress_is_shown_while_it_is_built(db, table):
+    db.execute("select rag.defer_index()")
     db.execute(
         """
-        insert into rag.document_chunks (pipeline_id, source_id, document_id, chunk_index, content, embedding)
-        select 1, 1, 1, i, 'x', (select array_agg(sin(i * j)) from generate_series(1, 384) j)::real[]::vector
-          from generate_series(1, 20000) i
+        insert into rag.document_chunks
+          (pipeline_id, source_id, document_id, chunk_index, content, char_count, token_count, content_hash, content_tsv, content_bm25, embedding)
+        select 1, 1, 1, i, 'x', 1, 3, sha256('x'), 'x'::tsvector, '{1:1}/1000000000', (select array_agg(sin(i * j)) from generate_series(1, 384) j)::real[]::vector
+          from generate_series(1, 5000) i
         """
     )
-    db.execute("select rag.defer_index()")
     other = psycopg.connect(
         host=db.info.host, port=db.info.port, user="postgres", dbname=db.info.dbname, autocommit=True
     )
