@@ -41,14 +41,14 @@ declare
   _options  jsonb;
 begin
   select * into strict _pipeline from rag.pipelines p where p.pipeline_id = _create_vector_index.pipeline_id;
-  if _pipeline.index_method = 'none' then
+  if _pipeline.index_method = 'none' or to_regclass(format('rag.%I', rag._vector_index(_pipeline.pipeline_id))) is not null then
     return;
   end if;
   _options := case _pipeline.index_method
     when 'hnsw' then jsonb_build_object('m', 16, 'ef_construction', 64)
     else jsonb_build_object('lists', 100)
   end || _pipeline.index_options;
-  execute format('create index if not exists %I on rag.%I using %I (%s %I.%I) with (%s)',
+  execute format('create index %I on rag.%I using %I (%s %I.%I) with (%s)',
     rag._vector_index(_pipeline.pipeline_id), rag._partition(_pipeline.pipeline_id), _pipeline.index_method,
     rag._indexed_vector(_pipeline.pipeline_id, 'embedding'),
     rag._vector_schema(), case _pipeline.quantization when 'half' then 'halfvec_cosine_ops' else 'vector_cosine_ops' end,

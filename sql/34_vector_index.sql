@@ -14,7 +14,9 @@ begin
       using errcode = 'object_not_in_prerequisite_state',
             hint    = 'There is nothing to defer: its index_method is none.';
   end if;
-  execute format('drop index if exists rag.%I', rag._vector_index(_pipeline.pipeline_id));
+  if to_regclass(format('rag.%I', rag._vector_index(_pipeline.pipeline_id))) is not null then
+    execute format('drop index rag.%I', rag._vector_index(_pipeline.pipeline_id));
+  end if;
   update rag.pipelines p set index_deferred = true where p.pipeline_id = _pipeline.pipeline_id;
 end
 $plpgsql$;
