@@ -43,9 +43,6 @@ declare
   _batch    bigint;
 begin
   perform rag._check_ocr(set_ocr.languages);
-  if _pipeline.ocr = set_ocr.languages then
-    return 0;
-  end if;
   begin
     update rag.pipelines p set ocr = set_ocr.languages where p.pipeline_id = _pipeline.pipeline_id;
   exception when check_violation or not_null_violation then
@@ -60,12 +57,14 @@ begin
       from rag.documents d
      where d.source_id = v.source_id and d.document_id = v.document_id
        and v.pipeline_id = _pipeline.pipeline_id and v.state = 'ready'
+       and _pipeline.ocr <> set_ocr.languages
        and d.extracted ?| '{pages_without_text,pages_recognised}';
     loop
       _batch := rag._queue_outdated();
       exit when _batch = 0;
       _queued := _queued + _batch;
     end loop;
+    -- Also where nothing has changed: a worker may have been reading one when it last did.
     _queued := _queued + rag.retry(pipeline => _pipeline.name, error_code => 'no_text');
   end if;
   return _queued;
