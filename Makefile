@@ -49,7 +49,7 @@ demo: ## install all there is to install, take in the sample documents, ask thre
 	@eval "$$($(CLUSTER) env)" && $(VENV)/bin/python examples/demo.py
 
 test: ## run every test (TESTS=tests/unit for some)
-	@$(MAKE) --no-print-directory deps
+	@WITH_OCR=yes $(MAKE) --no-print-directory deps
 	@$(MAKE) --no-print-directory lint installed
 	@$(VENV)/bin/python -m pytest -n $$(nproc) $(TESTS)
 

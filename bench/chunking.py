@@ -11,6 +11,7 @@ import argparse
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import bm25s
@@ -21,6 +22,7 @@ from bench.quality import Asked, Collection, own_tokenizer, read_collection, sco
 from ragstone.chunk import Chunk, ChunkSpec, chunk
 from ragstone.embed import Embedder
 from ragstone.extract import Limits, extract
+from ragstone.similarity import similarities
 from ragstone.tokens import Tokenizer
 
 SETTINGS = {
@@ -36,6 +38,9 @@ SETTINGS = {
         "structure", size=200, overlap=20, unit="tokens", template="{section}\n{content}"
     ),
     "fixed 512/50": ChunkSpec("fixed"),
+    "semantic 512/50": ChunkSpec("semantic"),
+    "semantic 1000/100": ChunkSpec("semantic", size=1_000, overlap=100),
+    "semantic 512/50, section": ChunkSpec("semantic", template="{section}\n{content}"),
 }
 MODEL = Path(__file__).resolve().parents[1] / "build" / "model"
 
@@ -68,7 +73,7 @@ def run(server: Server, options: argparse.Namespace) -> Report:
     rows = []
     for label in options.setting or SETTINGS:
         started = time.monotonic()
-        passages = list(_passages(collection, documents, SETTINGS[label], tokenizer))
+        passages = list(_passages(collection, documents, SETTINGS[label], tokenizer, embedder))
         asked = _search(passages, queries, vectors, embedder, options.language)
         judged = {
             query: {
@@ -101,8 +106,13 @@ def _documents(collection: Collection, chapters: int) -> Iterator[list[str]]:
 
 
 def _passages(
-    collection: Collection, documents: Sequence[list[str]], spec: ChunkSpec, tokenizer: Tokenizer
+    collection: Collection,
+    documents: Sequence[list[str]],
+    spec: ChunkSpec,
+    tokenizer: Tokenizer,
+    embedder: Embedder,
 ) -> Iterator[_Passage]:
+    compare = partial(similarities, embed=partial(embedder.embed, truncate=True))
     for number, keys in enumerate(documents):
         parts = []
         for key in keys:
@@ -111,7 +121,7 @@ def _passages(
             parts.append(f"# {title or key}\n\n{text}".replace("\n#", "\n"))
         found = extract("\n\n".join(parts).encode(), "book.md", Limits())
         words = {key: set(collection.texts[key].split()) for key in keys}
-        for each in chunk(found.blocks, spec, tokenizer, f"Volume {number}"):
+        for each in chunk(found.blocks, spec, tokenizer, f"Volume {number}", compare):
             content = each.content.split()
             key = max(keys, key=lambda key: sum(word in words[key] for word in content))
             yield _Passage(each, key)

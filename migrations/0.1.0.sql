@@ -66,7 +66,7 @@ create table rag.pipelines (
   name               text not null unique constraint name_is_an_identifier check (name ~ '^[a-z][a-z0-9_]{0,39}$'),
   model              text not null,
   chunk_strategy     text not null default 'recursive'
-                     constraint known_chunk_strategy check (chunk_strategy in ('recursive', 'structure', 'code', 'auto', 'fixed')),
+                     constraint known_chunk_strategy check (chunk_strategy in ('recursive', 'structure', 'code', 'auto', 'semantic', 'fixed')),
   chunk_size         integer not null default 512 constraint chunk_size_sane check (chunk_size between 32 and 100000),
   chunk_overlap      integer not null default 50
                      constraint overlap_below_half_size check (chunk_overlap >= 0 and chunk_overlap * 2 <= chunk_size),
@@ -80,6 +80,9 @@ create table rag.pipelines (
   index_options      jsonb not null default '{}',
   quantization       text not null default 'half'
                      constraint known_quantization check (quantization in ('none', 'half')),
+  index_deferred     boolean not null default false,
+  ocr                text not null default 'off'
+                     constraint ocr_is_off_or_languages check (ocr ~ '^[A-Za-z]\w{2,30}(\+[A-Za-z]\w{2,30}){0,9}$'),
   state              text not null default 'building'
                      constraint known_state check (state in ('building', 'active', 'superseded')),
   created_at         timestamptz not null default now(),
@@ -87,7 +90,7 @@ create table rag.pipelines (
 );
 create unique index one_active_pipeline on rag.pipelines (state) where state = 'active';
 comment on table  rag.pipelines is 'how documents become chunks and vectors; searches use the one whose state is active';
-comment on column rag.pipelines.chunk_strategy is 'recursive: paragraphs, then sentences, then words; structure: lists, tables and listings kept together; code: by definitions; auto: code for source code, else structure; fixed: by length alone';
+comment on column rag.pipelines.chunk_strategy is 'recursive: paragraphs, then sentences, then words; structure: lists, tables and listings kept together; code: by definitions; auto: code for source code, else structure; semantic: structure, and within running text where neighbouring sentences mean something else; fixed: by length alone';
 comment on column rag.pipelines.chunk_size is 'longest chunk, in chunk_unit';
 comment on column rag.pipelines.chunk_overlap is 'text repeated from the previous chunk, in chunk_unit';
 comment on column rag.pipelines.chunk_unit is 'characters or tokens';
@@ -96,6 +99,8 @@ comment on column rag.pipelines.text_search_config is 'text search configuration
 comment on column rag.pipelines.index_method is 'vector index: hnsw, ivfflat (very large tables) or none (exact)';
 comment on column rag.pipelines.index_options is 'hnsw: m 16, ef_construction 64, and for searches ef_search (100 or twice match_count); ivfflat: lists 100, and for searches probes (the root of lists)';
 comment on column rag.pipelines.quantization is 'precision of the vector index: half (16 bit) or none (32 bit); the stored vectors are always 32 bit';
+comment on column rag.pipelines.index_deferred is 'true after rag.defer_index(): searches by meaning read all vectors until the index is built';
+comment on column rag.pipelines.ocr is 'off, or the languages in which pages that are pictures are recognised, by Tesseract''s names: eng, or eng+deu; rag.set_ocr() changes it';
 comment on column rag.pipelines.state is 'building: filled beside the active one; active: searched; superseded: kept to go back to';
 
 create type rag.chunk_preview as (

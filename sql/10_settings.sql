@@ -19,6 +19,8 @@ as $sql$
     ('extraction_memory_bytes',  'integer',  '536870912',  134217728, 1e11, 'bytes',      false, 'address space of the extraction child'),
     ('extraction_cpu_s',         'integer',  '60',         1,    86400,     's',          true,  'CPU time for extracting one document'),
     ('extraction_wall_s',        'integer',  '120',        1,    86400,     's',          true,  'wall time for extracting one document'),
+    ('ocr_page_s',               'integer',  '20',         1,    3600,      's',          true,  'longest that recognising one page may take, where OCR is on; a page over it is left out'),
+    ('ocr_document_s',           'integer',  '1800',       1,    86400,     's',          true,  'longest that recognising all pages of one document may take; those after it are left out'),
     ('max_attempts',             'integer',  '5',          1,    100,       'attempts',   false, 'attempts before a job is dead'),
     ('retry_delays_s',           'integers', '30,120,300,900,3600', 0, 1e6, 's',          false, 'wait before each further attempt; the last one repeats'),
     ('claim_documents',          'integer',  '16',         1,    1000,      'documents',  false, 'most documents a worker claims at once'),

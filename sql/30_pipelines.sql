@@ -26,6 +26,38 @@ as $sql$
 $sql$;
 comment on function rag._indexed_vector(integer, text) is 'the expression that a pipeline''s vector index is on, applied to a column or parameter';
 
+create or replace function rag._vector_index(pipeline_id integer) returns text
+  language sql immutable
+  set search_path = pg_catalog, pg_temp
+as $sql$ select rag._partition(pipeline_id) || '_embedding_idx' $sql$;
+comment on function rag._vector_index(integer) is 'name of a pipeline''s vector index';
+
+create or replace function rag._create_vector_index(pipeline_id integer) returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _pipeline rag.pipelines;
+  _options  jsonb;
+begin
+  select * into strict _pipeline from rag.pipelines p where p.pipeline_id = _create_vector_index.pipeline_id;
+  if _pipeline.index_method = 'none' or to_regclass(format('rag.%I', rag._vector_index(_pipeline.pipeline_id))) is not null then
+    return;
+  end if;
+  _options := case _pipeline.index_method
+    when 'hnsw' then jsonb_build_object('m', 16, 'ef_construction', 64)
+    else jsonb_build_object('lists', 100)
+  end || _pipeline.index_options;
+  execute format('create index %I on rag.%I using %I (%s %I.%I) with (%s)',
+    rag._vector_index(_pipeline.pipeline_id), rag._partition(_pipeline.pipeline_id), _pipeline.index_method,
+    rag._indexed_vector(_pipeline.pipeline_id, 'embedding'),
+    rag._vector_schema(), case _pipeline.quantization when 'half' then 'halfvec_cosine_ops' else 'vector_cosine_ops' end,
+    -- What is for searches the index is not made with.
+    (select string_agg(format('%I = %L', key, value), ', ') from jsonb_each_text(_options) where key not in ('ef_search', 'probes')));
+end
+$plpgsql$;
+comment on function rag._create_vector_index(integer) is 'makes a pipeline''s vector index where it is missing';
+
 create or replace function rag._ensure_partition(pipeline_id integer) returns void
   language plpgsql
   set search_path = pg_catalog, pg_temp
@@ -34,7 +66,6 @@ declare
   _name     text := rag._partition(_ensure_partition.pipeline_id);
   _pipeline rag.pipelines;
   _model    rag.models;
-  _options  jsonb;
 begin
   if to_regclass(format('rag.%I', _name)) is not null then
     return;
@@ -56,17 +87,8 @@ begin
   execute format('create index %I on rag.%I using gin (tags)', _name || '_tags_idx', _name);
   execute format('create index %I on rag.%I (tenant_id) where tenant_id is not null', _name || '_tenant_id_idx', _name);
 
-  if _pipeline.index_method <> 'none' then
-    _options := case _pipeline.index_method
-      when 'hnsw' then jsonb_build_object('m', 16, 'ef_construction', 64)
-      else jsonb_build_object('lists', 100)
-    end || _pipeline.index_options;
-    execute format('create index %I on rag.%I using %I (%s %I.%I) with (%s)',
-      _name || '_embedding_idx', _name, _pipeline.index_method,
-      rag._indexed_vector(_pipeline.pipeline_id, 'embedding'),
-      rag._vector_schema(), case _pipeline.quantization when 'half' then 'halfvec_cosine_ops' else 'vector_cosine_ops' end,
-      -- What is for searches the index is not made with.
-      (select string_agg(format('%I = %L', key, value), ', ') from jsonb_each_text(_options) where key not in ('ef_search', 'probes')));
+  if not _pipeline.index_deferred then
+    perform rag._create_vector_index(_pipeline.pipeline_id);
   end if;
 
   execute format('alter table rag.document_chunks attach partition rag.%I for values in (%s)', _name, _pipeline.pipeline_id);
@@ -147,7 +169,8 @@ create or replace function rag.create_pipeline(
     text_search_config text    default null,
     index_method       text    default null,
     index_options      jsonb   default null,
-    quantization       text    default null)
+    quantization       text    default null,
+    ocr                text    default null)
   returns rag.pipelines
   language plpgsql
   -- SECURITY DEFINER: the partition and its indexes belong to ragstone's owner whoever makes the pipeline.
@@ -176,13 +199,15 @@ begin
             hint    = 'They are listed by: select cfgname from pg_ts_config;';
   end if;
 
+  perform rag._check_ocr(create_pipeline.ocr);
+
   -- Whoever is changing documents has done so for the pipelines of before; everyone after this sees
   -- the new one. Held for as long as it takes to make some empty indexes.
   lock table rag.documents in share row exclusive mode;
   begin
     insert into rag.pipelines
       (name, model, chunk_strategy, chunk_size, chunk_overlap, chunk_unit, embed_template, text_search_config,
-       index_method, index_options, quantization)
+       index_method, index_options, quantization, ocr)
     values
       (create_pipeline.name, coalesce(create_pipeline.model, _active.model),
        coalesce(create_pipeline.chunk_strategy, _active.chunk_strategy),
@@ -193,7 +218,8 @@ begin
        coalesce(create_pipeline.text_search_config, _active.text_search_config),
        coalesce(create_pipeline.index_method, _active.index_method),
        coalesce(create_pipeline.index_options, case when create_pipeline.index_method is null then _active.index_options else '{}' end),
-       coalesce(create_pipeline.quantization, _active.quantization))
+       coalesce(create_pipeline.quantization, _active.quantization),
+       coalesce(create_pipeline.ocr, _active.ocr))
     returning * into _pipeline;
   exception when check_violation or not_null_violation then
     get stacked diagnostics _constraint = constraint_name;
@@ -206,8 +232,8 @@ begin
   return _pipeline;
 end
 $plpgsql$;
-comment on function rag.create_pipeline(text, text, text, integer, integer, text, text, text, text, jsonb, text) is
-  'makes a pipeline that workers fill beside the active one, from the stored text where the chunking is the same and from the files where it is not; what is not given is as in the active one. Searches do not see it until rag.activate_pipeline(); how far it is: rag.pipeline_progress. Raises 42710 for a name in use, 42704 for an unknown model or text search configuration, 22023 for values that cannot be';
+comment on function rag.create_pipeline(text, text, text, integer, integer, text, text, text, text, jsonb, text, text) is
+  'makes a pipeline that workers fill beside the active one, from the stored text where the chunking is the same and from the files where it is not; what is not given is as in the active one. Searches do not see it until rag.activate_pipeline(); how far it is: rag.pipeline_progress. Raises 42710 for a name in use, 42704 for an unknown model, text search configuration or language of OCR, 22023 for values that cannot be';
 
 create or replace function rag._documents_missing(pipeline_id integer, than_active boolean) returns bigint
   language sql stable

@@ -502,8 +502,10 @@ as $sql$
     join rag.pipelines p on p.pipeline_id <> wanted.pipeline_id
      and (p.chunk_strategy, p.chunk_size, p.chunk_overlap, p.chunk_unit)
        = (wanted.chunk_strategy, wanted.chunk_size, wanted.chunk_overlap, wanted.chunk_unit)
-     -- Lengths in tokens are those of a model; a template takes room from the content.
-     and (p.chunk_unit = 'characters' or p.model = wanted.model)
+     -- Lengths in tokens are those of a model, and so is what sentences mean; a template takes room from the content.
+     and ((p.chunk_unit = 'characters' and p.chunk_strategy <> 'semantic') or p.model = wanted.model)
+     -- What is read of pictures is another matter.
+     and (p.ocr = wanted.ocr or not d.extracted ?| '{pages_without_text,pages_recognised}')
     -- Of this generation: what another pipeline took from the very state that the job is for.
     join rag.document_versions v on v.source_id = d.source_id and v.document_id = d.document_id
      and v.pipeline_id = p.pipeline_id and v.state = 'ready' and v.generation = d.generation and v.sha256 = d.sha256

@@ -356,17 +356,18 @@ begin
       detail := format('%s is not valid', _index);
       hint := format('Type: reindex index concurrently %s;', _index);
       return;
-    elsif _pipeline.index_method <> 'none' and not exists (
+    elsif _pipeline.index_method <> 'none' and not _pipeline.index_deferred and not exists (
         select from pg_index i join pg_class c on c.oid = i.indexrelid join pg_am a on a.oid = c.relam
         where i.indrelid = to_regclass(format('rag.%I', rag._partition(_pipeline.pipeline_id))) and a.amname = _pipeline.index_method) then
       detail := format('pipeline %s has no %s index: every search by meaning reads all vectors', _pipeline.name, _pipeline.index_method);
-      hint := 'It was dropped by hand. Make a pipeline anew, or the index as another partition has it: \d+ rag.document_chunks_1';
+      hint := format('It was dropped by hand. Type: select rag.build_index(%L);', _pipeline.name);
       return;
     end if;
     _count := _count + 1;
   end loop;
   ok := true;
-  detail := format('valid in %s partition(s)', _count);
+  detail := format('valid in %s partition(s)%s', _count,
+                   (select '; deferred until the load is done: ' || string_agg(p.name, ', ') from rag.pipelines p where p.index_deferred));
 end
 $plpgsql$;
 
@@ -431,9 +432,9 @@ create or replace function rag._checks() returns table (place bigint, name text,
   language sql immutable
   set search_path = pg_catalog, pg_temp
 as $sql$
-  select row_number() over (), c, case when c in ('libraries', 'cpu', 'model', 'prepacked', 'extraction', 'memory')
+  select row_number() over (), c, case when c in ('libraries', 'cpu', 'model', 'prepacked', 'extraction', 'ocr', 'memory')
                                        then format('rag._check_in_python(%L)', c) else format('rag._check_%s()', c) end
-  from unnest('{postgresql,extension,package,libraries,cpu,model,prepacked,embedding,extraction,pgvector,
+  from unnest('{postgresql,extension,package,libraries,cpu,model,prepacked,embedding,extraction,ocr,pgvector,
                 pg_cron,workers,worker_processes,cron_history,maintenance,stuck_jobs,failures,
                 document_root,sources,indexes,statistics,memory,row_security,privileges}'::text[]) c
 $sql$;

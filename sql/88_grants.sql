@@ -49,17 +49,17 @@ as $sql$
   from unnest(array['get', 'job', 'current_tenant', 'start_workers', 'stop_workers', 'cleanup_orphaned_chunks', 'check', 'check_consistency', 'metrics', '_status', '_progress',
                     'retry', 'discard', 'cancel', 'prioritize', 'reembed', 'restore_version',
                     -- A view's tables are read with its owner's rights, its functions called with the caller's.
-                    '_worker_is_alive', '_lock_class', '_setting_definitions']) f
+                    '_worker_is_alive', '_lock_class', '_setting_definitions', '_index_builds']) f
   union all
   select 'operate', 'table', t, 'select', null
   from unnest(array['documents', 'document_versions', 'ingestion_queue', 'job_history', 'models', 'pipelines', 'sources', 'workers',
-                    '_changes', 'ingestion_log', 'status', 'progress', 'failures', 'dead_letters', 'pipeline_progress', 'worker_activity', 'maintenance_log', 'query_cache', 'settings']) t
+                    '_changes', 'ingestion_log', 'status', 'progress', 'failures', 'dead_letters', 'pipeline_progress', 'index_progress', 'worker_activity', 'maintenance_log', 'query_cache', 'settings']) t
 
   -- admin: besides all of the above, decide what is read and how.
   union all
   select 'admin', 'routine', f, 'execute', null
   from unnest(array['set', 'attach_source', 'detach_source', 'enqueue_existing', 'create_pipeline', 'activate_pipeline', 'resume_pipeline',
-                    'drop_pipeline', 'set_tenant_role', 'enable_tenant_isolation', 'disable_tenant_isolation', 'evaluate', 'ann_recall',
+                    'drop_pipeline', 'set_ocr', 'defer_index', 'build_index', 'set_tenant_role', 'enable_tenant_isolation', 'disable_tenant_isolation', 'evaluate', 'ann_recall',
                     '_dcg', '_require_column']) f
 $sql$;
 comment on function rag._privileges() is 'what each level may do: the one table behind rag.grant_usage(); admin may do what the other levels may, too';

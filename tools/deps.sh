@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what ragstone needs from the distribution, and nothing when nothing is missing.
 #
-#   tools/deps.sh             install the server, plpython3, pg_cron, pgvector and python3-venv
+#   tools/deps.sh             install the server, plpython3, pg_cron, pgvector and python3-venv;
+#                             with WITH_OCR=yes Tesseract, too, where apt has it
 #   tools/deps.sh pg_config   print the pg_config of the newest installed server
 #   tools/deps.sh advice      print what to put into postgresql.conf, if it is not there
 #   tools/deps.sh python      print the interpreter that plpython3 is linked to
@@ -73,6 +74,7 @@ missing() {
     local pg_config=$1 python
     if [ -z "$pg_config" ]; then
         echo server plpython cron vector venv
+        wants_ocr
         return
     fi
     [ -e "$("$pg_config" --pkglibdir)/plpython3.so" ] && has_extension "$pg_config" plpython3u || echo plpython
@@ -80,6 +82,12 @@ missing() {
     has_extension "$pg_config" vector || echo vector
     python=$(linked_python "$pg_config")
     has_venv "${python:-/usr/bin/python3}" || echo venv
+    wants_ocr
+}
+
+# What can be done without is asked for by the tests alone, and not where it must be found first.
+wants_ocr() {
+    [ "${WITH_OCR:-}" != yes ] || command -v tesseract >/dev/null || ! command -v apt-get >/dev/null || echo ocr
 }
 
 # --- apt, with lists and downloads of its own ----------------------------------------------
@@ -232,7 +240,7 @@ packages_by_hand() {
     cat <<'LIST'
 ragstone needs, for PostgreSQL 15 to 18:
   the server, PL/Python 3 (plpython3u), pg_cron, pgvector 0.8 or newer,
-  and the venv module of the Python that plpython3.so is linked to.
+  and the venv module of the Python that plpython3.so is linked to; for scanned pages tesseract-ocr.
 On Debian and Ubuntu: postgresql-N postgresql-plpython3-N postgresql-N-cron postgresql-N-pgvector python3-venv
 On Fedora and RHEL (PGDG): postgresqlN-server postgresqlN-plpython3 pg_cron_N pgvector_N python3
 Install them, then run this again.
@@ -243,7 +251,7 @@ become_root() {
     [ "$(id -u)" -ne 0 ] || return 0
     command -v sudo >/dev/null || die "these are missing: $*" "Installing them needs root: run 'tools/deps.sh' as root."
     say "installing needs root: asking sudo"
-    exec sudo -- env PG_CONFIG="${PG_CONFIG:-}" bash "$0"
+    exec sudo -- env PG_CONFIG="${PG_CONFIG:-}" WITH_OCR="${WITH_OCR:-}" bash "$0"
 }
 
 install_packages() {
@@ -265,6 +273,7 @@ install_missing() {
     case $wanted in *" plpython "*) plpython_package "$major" && packages+=("$package") ;; esac
     case $wanted in *" cron "*) packages+=("postgresql-$major-cron") ;; esac
     case $wanted in *" venv "*) packages+=(python3-venv) ;; esac
+    case $wanted in *" ocr "*) packages+=(tesseract-ocr tesseract-ocr-eng) ;; esac
     case $wanted in *" vector "*)
         if [ -n "$(candidate "postgresql-$major-pgvector")" ]; then
             packages+=("postgresql-$major-pgvector")

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import os
 import platform
+import struct
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -13,16 +14,25 @@ from pathlib import Path
 from typing import Any
 
 import ragstone
-from ragstone import api
+from ragstone import api, tesseract
 from ragstone.db import Database
 from ragstone.embed import MODEL_FILE, TOKENIZER_FILE, Embedder, signals_blocked
 from ragstone.errors import DocumentError
+from ragstone.extract.model import Limits
 from ragstone.files import snapshot
 from ragstone.memory import available_bytes
 from ragstone.protocol import ExtractRequest
 from ragstone.sandbox import Sandbox
 
 REINSTALL = "Install ragstone again: make install"
+REINSTALL_TESSERACT = "Install it again: apt-get install --reinstall tesseract-ocr libtesseract5"
+
+_WIDTH, _HEIGHT = 200, 100
+_WHITE_PICTURE = (
+    struct.pack("<2sI4xI", b"BM", 54 + 3 * _WIDTH * _HEIGHT, 54)
+    + struct.pack("<IiiHH24x", 40, _WIDTH, _HEIGHT, 1, 24)
+    + b"\xff" * (3 * _WIDTH * _HEIGHT)
+)
 
 # Imported by the backend; what only the child imports is tried there.
 LIBRARIES = {"numpy": "numpy", "onnxruntime": "onnxruntime", "tokenizers": "tokenizers"}
@@ -167,6 +177,45 @@ def extraction(db: Database) -> Finding:
     return Finding(True, active)
 
 
+def ocr(db: Database) -> Finding:
+    """The library loads in the child with the languages of the pipelines, where one wants any."""
+    folder = tesseract.data_folder()
+    there = ", ".join(tesseract.installed(folder))
+    wanted = db.languages_of_ocr()
+    if not wanted:
+        if folder is None:
+            return Finding(None, "off; Tesseract is not installed")
+        return Finding(
+            None, f"off; Tesseract has {there}", "To turn it on: select rag.set_ocr('eng');"
+        )
+    for languages in wanted:
+        if found := tesseract.problem(languages, folder):
+            return Finding(False, *found)
+        if reason := _cannot_recognise(db, languages):
+            return Finding(False, f"{languages}: {reason}", REINSTALL_TESSERACT)
+    return Finding(True, f"on for {', '.join(wanted)}; Tesseract has {there}")
+
+
+def _cannot_recognise(db: Database, languages: str) -> str | None:
+    """What the child says to a picture without words, None where it is that there are none."""
+    row = next(iter(db.models_in_use()))
+    request = ExtractRequest(
+        "check.bmp",
+        api.model_dir(db.model(row["name"])) / TOKENIZER_FILE,
+        Limits(),
+        ocr=tesseract.ocr(languages),
+    )
+    try:
+        with snapshot(_WHITE_PICTURE, 100_000, db.check) as source, Sandbox() as sandbox:
+            sandbox.submit(request, source.fd)
+            sandbox.result(db.check)
+    except DocumentError as error:
+        if error.code == "no_text" and "has found no words" in error.detail:
+            return None
+        return f"{error.message}. {error.detail}"
+    return None
+
+
 def memory(db: Database) -> Finding:
     available = available_bytes()
     if available is None:
@@ -194,6 +243,7 @@ CHECKS: dict[str, Callable[[Database], Finding]] = {
     "model": model,
     "prepacked": prepacked,
     "extraction": extraction,
+    "ocr": ocr,
     "memory": memory,
 }
 

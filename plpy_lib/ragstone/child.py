@@ -19,8 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:  # nothing of the package may be imported before the limits are set
+    from collections.abc import Sequence
+
+    import numpy as np
+
+    from ragstone.chunk import Similarities
     from ragstone.embed import Embedder
     from ragstone.extract.model import Extracted
+    from ragstone.extract.ocr import Recogniser
     from ragstone.protocol import Extraction, ExtractRequest
     from ragstone.tokens import Tokenizer
 
@@ -34,6 +40,8 @@ def main() -> NoReturn:
     for number in (signal.SIGALRM, signal.SIGXCPU, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     channel = socket.socket(fileno=os.dup(0))
+    # Nobody reads what libraries write there until this process ends: the rest of it is dropped.
+    os.set_blocking(2, False)
     first = json.loads(receive(channel)[0])
     sys.path[:0] = [str(Path(__file__).resolve().parent.parent), *first["library_paths"]]
     from ragstone.confine import confine
@@ -77,7 +85,7 @@ def serve(channel: socket.socket, statm: int) -> NoReturn:
 def read(message: dict[str, Any], fd: int | None) -> dict[str, Any]:
     """Extract and chunk one document; every failure but want of memory becomes an answer."""
     # openpyxl takes it up where it finds it; its threads would die of the limit on processes.
-    sys.modules["numpy"] = None  # type: ignore[assignment]
+    sys.modules.setdefault("numpy", None)  # type: ignore[arg-type]
     from ragstone.errors import DocumentError, Stage
     from ragstone.extract import extract
     from ragstone.protocol import ExtractRequest, extraction_to_dict
@@ -85,7 +93,7 @@ def read(message: dict[str, Any], fd: int | None) -> dict[str, Any]:
     stage: Stage = "extract"
     try:
         request = ExtractRequest.from_dict(message)
-        found = extract(read_all(fd), request.file_name, request.limits)
+        found = extract(read_all(fd), request.file_name, request.limits, recogniser(request))
         stage = "chunk"
         return {"document": extraction_to_dict(passages(found, request))}
     except MemoryError:
@@ -103,9 +111,6 @@ def read(message: dict[str, Any], fd: int | None) -> dict[str, Any]:
                 stage=stage,
             ).to_dict()
         }
-
-
-_embedders: dict[Path, Embedder] = {}
 
 
 def embed(message: dict[str, Any]) -> dict[str, Any]:
@@ -132,6 +137,19 @@ def embed(message: dict[str, Any]) -> dict[str, Any]:
     return {"error": failed.to_dict()}
 
 
+def recogniser(request: ExtractRequest) -> Recogniser | None:
+    """What recognises pictures; each page begins the document's time anew."""
+    from ragstone.confine import allow_time
+    from ragstone.extract.ocr import Recogniser
+
+    limits = request.limits
+
+    def allow(seconds: int) -> None:
+        allow_time(limits.cpu_seconds + seconds, limits.wall_seconds + seconds)
+
+    return Recogniser(request.ocr, limits, allow) if request.ocr else None
+
+
 _tokenizers: dict[Path, Tokenizer] = {}
 
 
@@ -145,7 +163,9 @@ def passages(found: Extracted, request: ExtractRequest) -> Extraction:
     if request.tokenizer_path not in _tokenizers:
         _tokenizers[request.tokenizer_path] = Tokenizer.load(request.tokenizer_path)
     title = request.title or found.title
-    chunks = chunk(found.blocks, request.chunk_spec, _tokenizers[request.tokenizer_path], title)
+    tokenizer = _tokenizers[request.tokenizer_path]
+    compare = comparer(request) if request.chunk_spec.strategy == "semantic" else None
+    chunks = chunk(found.blocks, request.chunk_spec, tokenizer, title, compare)
     if len(chunks) > request.limits.max_chunks:
         raise DocumentError(
             "too_many_chunks",
@@ -165,6 +185,28 @@ def passages(found: Extracted, request: ExtractRequest) -> Extraction:
         partial=found.partial,
         chunks=tuple(chunks),
     )
+
+
+_embedders: dict[Path, Embedder] = {}
+
+
+def comparer(request: ExtractRequest) -> Similarities:
+    """What tells how similar sentences are; each batch of them begins the document's time anew."""
+    from ragstone.confine import allow_time
+    from ragstone.embed import Embedder
+    from ragstone.similarity import similarities
+
+    def embed(sentences: Sequence[str]) -> np.ndarray:
+        allow_time(request.limits.cpu_seconds, request.limits.wall_seconds)
+        return _embedders[folder].embed(sentences, truncate=True)
+
+    folder = request.tokenizer_path.parent
+    if folder not in _embedders:
+        os.environ["OPENBLAS_NUM_THREADS"] = "1"
+        if sys.modules.get("numpy", True) is None:
+            del sys.modules["numpy"]
+        _embedders[folder] = Embedder.load(folder)
+    return lambda runs: similarities(runs, embed)
 
 
 def read_all(fd: int | None) -> bytes:

@@ -6,7 +6,8 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from functools import partial
+from itertools import groupby, pairwise
 from typing import Literal, Protocol
 
 from .extract.model import Block
@@ -18,6 +19,14 @@ _WINDOW = 4_096
 _MAX_LABEL = 200
 # The least that any text can be split to.
 _MIN_ROOM = 8
+# Of the places between sentences one in so many is a drop in similarity.
+_DROPS_ONE_IN = 4
+_SHORT_COSTS = 0.5
+_BREAK_COSTS = 0.05
+_SENTENCE_END = re.compile(
+    r"(?<=[.!?…])(?<!\b[A-Za-z]\.)(?<!\b(?:Mr|Dr|St|vs|Nr|No)\.)(?P<closing>[\"'”’»)\]]*)\s+"
+    r"(?=[^\s\da-zà-ÿ])|(?<=[。！？])|\n\n+"
+)
 
 
 @dataclass(frozen=True)
@@ -134,16 +143,27 @@ class _Stretch:
         return self.blocks[index]
 
 
+Similarities = Callable[[Sequence[Sequence[str]]], list[list[float]]]
+"""For each run of sentences, how similar neighbours in it are: one number fewer than sentences."""
+
+
 def chunk(
-    blocks: Sequence[Block], spec: ChunkSpec, tokenizer: Tokenizer, title: str | None
+    blocks: Sequence[Block],
+    spec: ChunkSpec,
+    tokenizer: Tokenizer,
+    title: str | None,
+    similarities: Similarities | None = None,
 ) -> list[Chunk]:
     """Split `blocks` as `spec` says. Every word of every block is in at least one chunk.
 
     A chunk whose text to embed would exceed `max_tokens` is split further. Takes time linear in
-    the text. Raises nothing of its own.
+    the text. Raises ValueError where the strategy is semantic and `similarities` are not given.
     """
+    strategy = STRATEGIES[spec.strategy]
+    if strategy is _semantic:
+        strategy = partial(_semantic, similarities=similarities)
     chunks: list[Chunk] = []
-    for passage in STRATEGIES[spec.strategy](blocks, spec, tokenizer):
+    for passage in strategy(blocks, spec, tokenizer):
         chunks += _fit(passage, spec, tokenizer, title)
     return chunks
 
@@ -213,12 +233,39 @@ def _auto(blocks: Sequence[Block], spec: ChunkSpec, tokenizer: Tokenizer) -> Ite
     return (_code if is_code else _structure)(blocks, spec, tokenizer)
 
 
+def _semantic(
+    blocks: Sequence[Block],
+    spec: ChunkSpec,
+    tokenizer: Tokenizer,
+    similarities: Similarities | None = None,
+) -> Iterator[_Passage]:
+    """Where neighbouring sentences mean something else; lists, tables and listings as `structure`.
+
+    Of all ways to break a stretch into passages that fit, the one whose breaks are between the
+    least similar sentences: see `_best_begins`.
+    """
+    if similarities is None:
+        raise ValueError("the strategy semantic needs a model")
+    pieces = [p for stretch in _stretches(blocks) for p in _runs(stretch, spec, tokenizer)]
+    runs = [piece for piece in pieces if isinstance(piece, _Run)]
+    found = similarities([run.texts() for run in runs])
+    known = sorted(similarity for each in found for similarity in each)
+    usual = known[len(known) // _DROPS_ONE_IN] if known else 0.0
+    drops = iter(found)
+    for piece in pieces:
+        if isinstance(piece, _Run):
+            yield from _joined(piece, [s - usual for s in next(drops)], spec)
+        else:
+            yield piece
+
+
 _Strategy = Callable[[Sequence[Block], ChunkSpec, Tokenizer], Iterator[_Passage]]
 STRATEGIES: dict[str, _Strategy] = {
     "recursive": _recursive,
     "structure": _structure,
     "code": _code,
     "auto": _auto,
+    "semantic": _semantic,
     "fixed": _fixed,
 }
 
@@ -279,6 +326,138 @@ def _packed(
             yield from _broken(stretch, part, spec, tokenizer)
     if open_part is not None:
         yield _passage(stretch, open_part)
+
+
+# --- by meaning --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Sentences of one stretch that follow each other: their places in its text, their sizes.
+
+    Where sizes are in tokens they add up; in characters what is between sentences counts, too.
+    """
+
+    stretch: _Stretch
+    places: list[tuple[int, int]]
+    tokens: list[int] | None
+
+    def text(self, first: int, last: int) -> str:
+        """Sentences `first` to `last` as they stand."""
+        return self.stretch.text[self.places[first][0] : self.places[last][1]]
+
+    def texts(self) -> list[str]:
+        return [self.stretch.text[start:end] for start, end in self.places]
+
+    def size(self, first: int, last: int) -> int:
+        if self.tokens is not None:
+            return sum(self.tokens[first : last + 1])
+        return self.places[last][1] - self.places[first][0]
+
+
+def _runs(stretch: _Stretch, spec: ChunkSpec, tokenizer: Tokenizer) -> Iterator[_Run | _Passage]:
+    """The stretch as runs of sentences; what is no running text and does not fit is in passages."""
+    fits = _fits(spec, tokenizer)
+    places: list[tuple[int, int]] = []
+    for part in _parts(stretch):
+        start, text = stretch.starts[part.first], stretch.between(part.first, part.last)
+        if stretch.blocks[part.last].kind in ("paragraph", "heading"):
+            for first, last in _sentences(text):
+                places += _bounded(stretch, start + first, start + last, spec, tokenizer)
+        elif fits(text):
+            places.append((start, start + len(text)))
+        else:
+            if places:
+                yield _run(stretch, places, spec, tokenizer)
+            places = []
+            yield from _broken(stretch, part, spec, tokenizer)
+    if places:
+        yield _run(stretch, places, spec, tokenizer)
+
+
+def _run(
+    stretch: _Stretch, places: list[tuple[int, int]], spec: ChunkSpec, tokenizer: Tokenizer
+) -> _Run:
+    if spec.unit == "characters":
+        return _Run(stretch, places, None)
+    return _Run(stretch, places, [tokenizer.count(stretch.text[a:b]) for a, b in places])
+
+
+def _sentences(text: str) -> Iterator[tuple[int, int]]:
+    """Where each sentence begins and ends. A heading's line belongs to its first sentence."""
+    start = 0
+    for match in _SENTENCE_END.finditer(text):
+        if match.end() < len(text):
+            yield start, match.end("closing") if match["closing"] else match.start()
+            start = match.end()
+    if text[start:].strip():
+        yield start, len(text)
+
+
+def _bounded(
+    stretch: _Stretch,
+    start: int,
+    end: int,
+    spec: ChunkSpec,
+    tokenizer: Tokenizer,
+) -> Iterator[tuple[int, int]]:
+    """A sentence, or where it is too long for a chunk its pieces, without overlap."""
+    if _fits(spec, tokenizer)(stretch.text[start:end]):
+        yield start, end
+        return
+    split, window = _splitter(replace(spec, overlap=0), tokenizer)
+    for offset, piece in _in_windows(stretch.view[start:end], split, window):
+        yield start + offset, start + offset + len(piece)
+
+
+def _joined(run: _Run, drops: Sequence[float], spec: ChunkSpec) -> Iterator[_Passage]:
+    """The run's passages, each with the sentences it repeats where there is room for them."""
+    leads = [_lead(run, begin, drops, spec) for begin in range(len(run.places))]
+    begins = _best_begins(run, leads, drops, spec)
+    for begin, after in pairwise([*begins, len(run.places)]):
+        first = leads[begin] if run.size(leads[begin], after - 1) <= spec.size else begin
+        yield _Passage(run.stretch, run.places[first][0], run.text(first, after - 1))
+
+
+def _lead(run: _Run, begin: int, drops: Sequence[float], spec: ChunkSpec) -> int:
+    """The first sentence that a passage repeats: none where the meaning changes before it."""
+    first = begin
+    if begin and drops[begin - 1] >= 0:
+        while first and run.size(first - 1, begin - 1) <= spec.overlap:
+            first -= 1
+    return first
+
+
+def _best_begins(
+    run: _Run, leads: Sequence[int], drops: Sequence[float], spec: ChunkSpec
+) -> list[int]:
+    """At which sentences passages begin so that what all of them cost is least.
+
+    A break costs by how much its sides are more similar than at the document's larger drops, and
+    is worth something where they are less; and each costs a little, since a reader is better off
+    with the whole; a passage below a quarter of the size costs, too, since it says little. Found
+    from the front: for each sentence the best way to end there.
+    """
+    best: list[tuple[float, int]] = [(0.0, 0)]
+    for end in range(1, len(run.places) + 1):
+        options: list[tuple[float, int]] = []
+        for begin in range(end - 1, -1, -1):
+            if begin < end - 1 and run.size(begin, end - 1) > spec.size:
+                break
+            size = run.size(leads[begin], end - 1)
+            if begin < end - 1 and size > spec.size:
+                continue
+            cost = best[begin][0] + _SHORT_COSTS * max(0.0, 1 - 4 * size / spec.size)
+            if begin:
+                cost += _BREAK_COSTS + drops[begin - 1]
+            options.append((round(cost, 6), begin))
+        best.append(min(options))
+    begins = []
+    place = len(run.places)
+    while place > 0:
+        place = best[place][1]
+        begins.append(place)
+    return begins[::-1]
 
 
 def _fits(spec: ChunkSpec, tokenizer: Tokenizer) -> Callable[[str], bool]:

@@ -36,6 +36,7 @@ class Pipeline:
     pipeline_id: int
     model: Model
     chunk_spec: ChunkSpec
+    ocr: str = "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,13 +219,21 @@ class Database:
             )
         )
 
+    def languages_of_ocr(self) -> list[str]:
+        """In which languages active and building pipelines have pictures recognised."""
+        rows = self._rows(
+            "select distinct ocr from rag.pipelines where ocr operator(pg_catalog.<>) 'off'"
+            " and state operator(pg_catalog.=) any ('{active,building}') order by 1"
+        )
+        return [row["ocr"] for row in rows]
+
     def scheduled_workers(self) -> int:
         return self._value("rag._scheduled_workers()")
 
     def pipeline(self, pipeline_id: int) -> Pipeline:
         (row,) = self._rows(
-            "select model, chunk_strategy, chunk_size, chunk_overlap, chunk_unit, embed_template"
-            " from rag.pipelines where pipeline_id operator(pg_catalog.=) $1",
+            "select model, chunk_strategy, chunk_size, chunk_overlap, chunk_unit, embed_template,"
+            " ocr from rag.pipelines where pipeline_id operator(pg_catalog.=) $1",
             ["int4"],
             pipeline_id,
         )
@@ -237,7 +246,7 @@ class Database:
             max_tokens=model.max_tokens,
             template=model.passage_prefix + row["embed_template"],
         )
-        return Pipeline(pipeline_id, model, spec)
+        return Pipeline(pipeline_id, model, spec, row["ocr"])
 
     def pipeline_named(self, name: str) -> Pipeline | None:
         """The pipeline of that name, or the one in use for "active"; None where there is none."""
@@ -284,6 +293,9 @@ class Database:
 
     def fill_pipelines(self) -> bool:
         return self._value("rag._fill_pipelines()")
+
+    def build_deferred_index(self) -> bool:
+        return self._value("rag._build_deferred_index()")
 
     def lanes(self) -> list[Lane]:
         """Where jobs wait; jobs of dead workers are freed first."""

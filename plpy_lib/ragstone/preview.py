@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ragstone import api
+from ragstone import api, tesseract
 from ragstone.db import Database
 from ragstone.errors import DocumentError
 from ragstone.files import Snapshot, snapshot
@@ -42,7 +42,13 @@ def preview_chunks(
     settings = db.settings(None)
     allowed = limits(settings)
     name = file_name or file_path or ""
-    request = ExtractRequest(name, api.tokenizer_path(chosen.model), allowed, chosen.chunk_spec)
+    request = ExtractRequest(
+        name,
+        api.tokenizer_path(chosen.model),
+        allowed,
+        chosen.chunk_spec,
+        ocr=tesseract.ocr(chosen.ocr),
+    )
     try:
         source = _read(db, content, file_path, settings["document_root"], allowed.max_file_bytes)
         with source, Sandbox[Extraction]() as sandbox:

@@ -16,9 +16,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from .chunk import Chunk, ChunkSpec
-from .extract.model import Limits
+from .extract.model import Limits, Ocr
 
 HEADER = struct.Struct("!I")
+
+# What comparing the sentences of the longest document takes; the child's clock goes batch by batch.
+SEMANTIC_SECONDS = 900.0
+
+# What the CPU is decides whether a prepacked model fits, and which arithmetic is used.
+CPU = (Path("/proc/cpuinfo"), Path("/sys/devices/system/cpu"))
 
 _VECTOR = re.compile(r"\[[-+.0-9e,]+\]")
 
@@ -39,6 +45,10 @@ class Request(Protocol[Answer_co]):
     @property
     def wall_seconds(self) -> float: ...
     @property
+    def most_seconds(self) -> float:
+        """How long to wait for the answer; a child may be given its time in parts."""
+
+    @property
     def readable(self) -> Sequence[Path]:
         """Files and folders that the child must read, beside the libraries."""
 
@@ -54,6 +64,7 @@ class ExtractRequest:
     """What the child shall do with the file descriptor that comes with it.
 
     `title` and `language` are the source table's and go before what the file says of itself.
+    `ocr` is None where pictures are left alone.
     """
 
     kind: ClassVar[str] = "extract"
@@ -65,6 +76,7 @@ class ExtractRequest:
     chunk_spec: ChunkSpec = field(default_factory=ChunkSpec)
     title: str | None = None
     language: str | None = None
+    ocr: Ocr | None = None
 
     @property
     def memory_bytes(self) -> int:
@@ -79,8 +91,25 @@ class ExtractRequest:
         return self.limits.wall_seconds
 
     @property
+    def most_seconds(self) -> float:
+        seconds = self.wall_seconds
+        if self.ocr:  # the time of all pages, and the last of them begins just before it ends
+            seconds += self.limits.ocr_seconds + self.limits.ocr_page_seconds + self.wall_seconds
+        if self.is_semantic:
+            seconds += SEMANTIC_SECONDS
+        return seconds
+
+    @property
     def readable(self) -> Sequence[Path]:
-        return [self.tokenizer_path]
+        needed = [self.tokenizer_path.parent, *CPU] if self.is_semantic else [self.tokenizer_path]
+        if self.ocr and self.ocr.data_folder:
+            needed.append(Path(self.ocr.data_folder))
+        return needed
+
+    @property
+    def is_semantic(self) -> bool:
+        """Whether sentences are compared, for which the child needs the model."""
+        return self.chunk_spec.strategy == "semantic"
 
     @property
     def max_reply_bytes(self) -> int:
@@ -98,6 +127,7 @@ class ExtractRequest:
             "chunk_spec": asdict(self.chunk_spec),
             "title": self.title[:1_000] if self.title else None,
             "language": self.language,
+            "ocr": asdict(self.ocr) if self.ocr else None,
         }
 
     @classmethod
@@ -109,6 +139,7 @@ class ExtractRequest:
             chunk_spec=ChunkSpec(**data["chunk_spec"]),
             title=data["title"],
             language=data["language"],
+            ocr=Ocr(**data["ocr"]) if data["ocr"] else None,
         )
 
     def answer(self, reply: dict[str, Any]) -> Extraction:
@@ -136,9 +167,12 @@ class EmbedRequest:
         return int(self.wall_seconds) + 1
 
     @property
+    def most_seconds(self) -> float:
+        return self.wall_seconds
+
+    @property
     def readable(self) -> Sequence[Path]:
-        # The CPU decides whether the prepacked file fits and which arithmetic is used.
-        return [self.model_dir, Path("/proc/cpuinfo"), Path("/sys/devices/system/cpu")]
+        return [self.model_dir, *CPU]
 
     @property
     def max_reply_bytes(self) -> int:

@@ -419,7 +419,7 @@ def _reap(process: subprocess.Popen[bytes]) -> int:
 
 
 def _allowance(request: Request[Any]) -> float:
-    return request.wall_seconds + GRACE_SECONDS
+    return request.most_seconds + GRACE_SECONDS
 
 
 def _timeout() -> DocumentError:
@@ -443,7 +443,7 @@ def _out_of_memory(detail: str, *, permanent: bool = True) -> DocumentError:
 def _malformed(reason: str) -> DocumentError:
     return DocumentError(
         "crashed",
-        "the document made its parser answer nonsense",
+        "the child process answered nonsense for this document",
         detail=reason,
         permanent=False,
     )

@@ -18,7 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ragstone import api
+from ragstone import api, tesseract
 from ragstone.chunk import Chunk, keep_cut
 from ragstone.db import Database, Job, Pipeline, StoredChunk, StoredDocument
 from ragstone.errors import DocumentError
@@ -271,7 +271,11 @@ class Worker:
         self.db.commit()
         filled = self.db.fill_pipelines()
         self.db.commit()
-        return expanded or filled
+        if expanded or filled:
+            return True
+        built = self.db.build_deferred_index()
+        self.db.commit()
+        return built
 
     def _end_children_when_idle(self) -> None:
         if time.monotonic() - self._last_work > self._integer("model_idle_s"):
@@ -374,6 +378,7 @@ class Worker:
             tokenizer_path=api.tokenizer_path(pipeline.model),
             title=job.title,
             language=job.language,
+            ocr=tesseract.ocr(pipeline.ocr),
         )
 
     def _read(self, job: Job) -> Snapshot:
@@ -588,6 +593,8 @@ def limits(settings: Mapping[str, str | None]) -> Limits:
         memory_bytes=integer("extraction_memory_bytes"),
         cpu_seconds=integer("extraction_cpu_s"),
         wall_seconds=integer("extraction_wall_s"),
+        ocr_page_seconds=integer("ocr_page_s"),
+        ocr_seconds=integer("ocr_document_s"),
         allowed_types=(settings["allowed_types"] or "*").split(","),
     )
 

@@ -11,7 +11,7 @@ import pytest
 from helpers import rows, value
 
 CHECKS = [
-    "postgresql", "extension", "package", "libraries", "cpu", "model", "prepacked", "embedding", "extraction", "pgvector",
+    "postgresql", "extension", "package", "libraries", "cpu", "model", "prepacked", "embedding", "extraction", "ocr", "pgvector",
     "pg_cron", "workers", "worker_processes", "cron_history", "maintenance", "stuck_jobs", "failures",
     "document_root", "sources", "indexes", "statistics", "memory", "row_security", "privileges",
 ]  # fmt: skip

@@ -30,7 +30,9 @@ def test_a_file_of_every_format_is_shown(db, document_root, name):
     assert all(0 < tokens <= 256 for _, tokens in found)
 
 
-@pytest.mark.parametrize("strategy", ["recursive", "structure", "code", "auto", "fixed"])
+@pytest.mark.parametrize(
+    "strategy", ["recursive", "structure", "code", "auto", "semantic", "fixed"]
+)
 def test_every_strategy_of_a_pipeline_can_be_tried(db, document_root, strategy):
     db.execute(
         "insert into rag.pipelines (name, model, chunk_strategy, chunk_size, chunk_overlap) values ('trial', 'all-MiniLM-L6-v2', %s, 64, 8)",
@@ -62,3 +64,22 @@ def test_what_cannot_be_shown_says_why(db, call, sqlstate):
         db.execute(f"select * from {call}")
     assert caught.value.sqlstate == sqlstate
     assert caught.value.diag.message_hint
+
+
+def test_semantic_chunks_break_between_subjects_the_same_way_each_time(db, document_root, table):
+    lamps = "The lamp of the lighthouse burns oil all night. The lighthouse lamp guides the ships. The keeper cleans the lighthouse lamp."
+    soup = "The fish soup needs leek and fresh cod. Cook the fish soup for an hour. Season the fish soup with salt and pepper."
+    (document_root / "a.txt").write_text(f"{lamps} {soup}")
+    (document_root / "a.txt").chmod(0o644)
+    db.execute(
+        "select rag.create_pipeline('meaning', chunk_strategy => 'semantic', chunk_size => 300)"
+    )
+    ask = "select content from rag.preview_chunks(file_path => 'a.txt', pipeline => 'meaning')"
+    assert rows(db, ask) == [(lamps,), (soup,)]
+    db.execute(f"insert into {table} values (1, 'a.txt')")
+    db.execute("call rag.drain()")
+    db.execute("select rag.activate_pipeline('meaning')")
+    stored = rows(
+        db, "select content from rag.document_chunks where pipeline_id = 2 order by chunk_index"
+    )
+    assert stored == [(lamps,), (soup,)]

@@ -38,6 +38,7 @@ SETTINGS = {
     "server_version", "server_version_num", "data_directory", "max_worker_processes", "max_parallel_workers",
     "cron.use_background_workers",  # not settable by a session
     "transaction_read_only", "transaction_isolation",  # of the own transaction
+    "maintenance_work_mem", "max_parallel_maintenance_workers",  # of an administrator who builds an index, and bounded there
 }  # fmt: skip
 
 
@@ -131,6 +132,7 @@ def test_no_name_and_no_filter_is_ever_run(db, add, drain):
                     "priority",
                     "queries",
                     "judgements",
+                    "languages",
                 )
                 if name not in arguments and needed:
                     arguments[name] = (plain(db, name, other), other)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from ragstone.chunk import Chunk, ChunkSpec, chunk
+from ragstone.chunk import Chunk, ChunkSpec, _sentences, chunk
 from ragstone.extract.model import Block
 
 
@@ -29,7 +29,16 @@ class WordTokenizer:
 
 
 def split(blocks: Sequence[Block], spec: ChunkSpec | None = None, title: str = "") -> list[Chunk]:
-    return chunk(blocks, spec or ChunkSpec(), WordTokenizer(), title or None)
+    return chunk(blocks, spec or ChunkSpec(), WordTokenizer(), title or None, shared_words)
+
+
+def shared_words(runs: Sequence[Sequence[str]]) -> list[list[float]]:
+    """In place of a model: the share of words that neighbouring sentences have in common."""
+    sets = [[set(re.findall(r"[a-z]+", text.lower())) for text in run] for run in runs]
+    return [
+        [len(one & other) / max(1, len(one | other)) for one, other in itertools.pairwise(run)]
+        for run in sets
+    ]
 
 
 def sentences(count: int, seed: int = 1) -> str:
@@ -46,7 +55,9 @@ def test_a_short_document_is_one_chunk_as_it_stands() -> None:
     assert (only.char_count, only.token_count) == (10, 6)
 
 
-@pytest.mark.parametrize("strategy", ["recursive", "structure", "code", "auto", "fixed"])
+@pytest.mark.parametrize(
+    "strategy", ["recursive", "structure", "code", "auto", "semantic", "fixed"]
+)
 @pytest.mark.parametrize("size", [64, 512, 3_000])
 def test_no_word_is_lost_and_no_chunk_is_too_long(strategy: str, size: int) -> None:
     blocks = [Block(sentences(count, count)) for count in (1, 40, 3, 200)]
@@ -246,3 +257,77 @@ def test_a_senseless_specification_is_refused(options: dict[str, object]) -> Non
 
 def test_nothing_gives_nothing() -> None:
     assert split([]) == []
+
+
+# --- by meaning --------------------------------------------------------------------------------
+
+LAMPS = [f"The lamp of the lighthouse burns with oil number {name}." for name in ("one", "two")] * 2
+SOUP = [f"Fish soup with leek is cooked for hours by {name}." for name in ("Ann", "Bob")] * 2
+
+
+def test_a_break_is_where_the_meaning_changes_though_more_would_fit() -> None:
+    blocks = [Block(" ".join(LAMPS + SOUP))]
+    chunks = split(blocks, ChunkSpec("semantic", size=450))
+    assert [each.content for each in chunks] == [" ".join(LAMPS), " ".join(SOUP)]
+    lamps = split(blocks, ChunkSpec("recursive", size=450))[0].content
+    assert "Fish" in lamps
+
+
+def test_what_means_the_same_stays_together_up_to_the_size_and_overlaps() -> None:
+    blocks = [Block(" ".join(LAMPS * 3))]
+    chunks = split(blocks, ChunkSpec("semantic", size=300, overlap=60))
+    assert len(chunks) == 3
+    assert all(len(each.content) <= 300 for each in chunks)
+    for before, after in itertools.pairwise(chunks):
+        assert after.content[:50] in before.content[-60:]
+
+
+def test_a_heading_stays_with_its_sentence_and_a_section_is_not_left() -> None:
+    blocks = [
+        Block("Lamps", section="Lamps", kind="heading", level=1),
+        Block(" ".join(LAMPS), section="Lamps"),
+        Block("Oil", section="Oil", kind="heading", level=1),
+        Block(LAMPS[0], section="Oil"),
+    ]
+    chunks = split(blocks, ChunkSpec("semantic", size=1_000))
+    assert [(each.section, each.content.split("\n")[0]) for each in chunks] == [
+        ("Lamps", "Lamps"),
+        ("Oil", "Oil"),
+    ]
+
+
+def test_tables_and_listings_are_not_broken_by_meaning() -> None:
+    rows = [Block(f"{n} | word {n}", kind="table", header="no | word") for n in range(60)]
+    blocks = [Block(LAMPS[0]), *rows, Block(SOUP[0])]
+    chunks = split(blocks, ChunkSpec("semantic", size=200, overlap=0))
+    assert chunks[0].content == LAMPS[0]
+    assert all("no | word" in each.content for each in chunks[2:-1])
+    assert chunks[-1].content == SOUP[0]
+
+
+def test_sizes_in_tokens_bound_what_is_put_together() -> None:
+    chunks = split(
+        [Block(sentences(60))], ChunkSpec("semantic", size=40, overlap=10, unit="tokens")
+    )
+    assert len(chunks) > 5
+    assert all(WordTokenizer().count(each.content) <= 42 for each in chunks)
+
+
+def test_without_a_model_nothing_can_be_compared() -> None:
+    with pytest.raises(ValueError, match="model"):
+        chunk([Block("One.")], ChunkSpec("semantic"), WordTokenizer(), None)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("He came. She left.", ["He came.", "She left."]),
+        ("“He came.” She left.", ["“He came.”", "She left."]),
+        ("Mr. Smith met J. R. Miller. Fine.", ["Mr. Smith met J. R. Miller.", "Fine."]),
+        ("It is 3.5 m, e.g. here. And there.", ["It is 3.5 m, e.g. here.", "And there."]),
+        ("灯台の光。海は静か。", ["灯台の光。", "海は静か。"]),
+        ("No end", ["No end"]),
+    ],
+)
+def test_sentences_end_where_a_reader_says_so(text: str, expected: list[str]) -> None:
+    assert [text[start:end] for start, end in _sentences(text)] == expected

@@ -8,6 +8,11 @@ from io import BytesIO
 import pytest
 from PIL import Image
 from pypdf import PdfReader, PdfWriter
+from pypdf.generic import ArrayObject as Array
+from pypdf.generic import DecodedStreamObject as Stream
+from pypdf.generic import DictionaryObject as Dictionary
+from pypdf.generic import NameObject as Name
+from pypdf.generic import NumberObject as Number
 from reportlab.lib.pagesizes import A4
 from reportlab.lib.styles import ParagraphStyle
 from reportlab.lib.utils import ImageReader
@@ -154,16 +159,16 @@ def test_a_scan_is_told_to_be_ocred() -> None:
     image = ImageReader(Image.new("RGB", (50, 50), "red"))
     error = failure(pdf(lambda canvas: canvas.drawImage(image, 0, 0)))
     assert error.code == "no_text"
-    assert "OCR" in error.hint
+    assert "select rag.set_ocr('eng');" in error.hint
 
 
 def test_a_jpeg_named_pdf_is_called_both() -> None:
     target = BytesIO()
     Image.new("RGB", (50, 50), "red").save(target, "JPEG")
     error = failure(target.getvalue())
-    assert error.code == "unsupported"
+    assert error.code == "no_text"
     assert "JPEG" in error.detail
-    assert "PDF" in error.detail
+    assert ".pdf" in error.detail
 
 
 @pytest.mark.parametrize("data", [b"just text", b"%PDF-1.7\n", b"%PDF-1.7\n" + bytes(5_000)])
@@ -186,3 +191,32 @@ def test_too_many_pages_and_too_much_text_name_the_limit() -> None:
     error = failure(data, Limits(max_text_characters=500))
     assert error.code == "too_much_text"
     assert "max_text_characters" in error.message
+
+
+def formula() -> bytes:
+    """A line with TeX's font of symbols in it: prime, arrow and norm at 0, ! and k."""
+    writer = PdfWriter()
+    page = writer.add_blank_page(595, 842)
+    glyphs = [(33, "/arrowright"), (48, "/prime"), (107, "/bardbl")]
+    differences = [part(each) for g in glyphs for part, each in zip((Number, Name), g, strict=True)]
+    fonts = {"/F1": Dictionary(), "/F2": Dictionary()}
+    for font, name in zip(fonts.values(), ("/Helvetica", "/ABCDEF+CMSY10"), strict=True):
+        font[Name("/Type")], font[Name("/Subtype")] = Name("/Font"), Name("/Type1")
+        font[Name("/BaseFont")] = Name(name)
+    encoding = Dictionary({Name("/Differences"): Array(differences)})
+    fonts["/F2"][Name("/Encoding")] = encoding
+    resources = Dictionary({Name(name): font for name, font in fonts.items()})
+    page[Name("/Resources")] = Dictionary({Name("/Font"): resources})
+    content = Stream()
+    content.set_data(
+        b"BT /F1 10 Tf 100 700 Td (Weight 10: C) Tj /F2 10 Tf (0!k) Tj"
+        b" /F1 10 Tf (x in 100 kg) Tj ET"
+    )
+    page[Name("/Contents")] = writer._add_object(content)
+    target = BytesIO()
+    writer.write(target)
+    return target.getvalue()
+
+
+def test_primes_and_norms_of_tex_are_neither_zeros_nor_letters() -> None:
+    assert read(formula()).blocks[0].text == "Weight 10: C′→‖x in 100 kg"

@@ -6,12 +6,16 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 from ..errors import DocumentError
 from .cleaning import clean_text, is_blank
 from .formats import FORMATS, Format, recognise
 from .language import guess_language
 from .model import Block, Collector, Extracted, Limits, Source
+
+if TYPE_CHECKING:
+    from .ocr import Recogniser
 
 __all__ = [
     "FORMATS",
@@ -30,8 +34,10 @@ _MAX_LABEL = 1_000
 _MAX_VALUE = 4_000
 
 
-def extract(data: bytes, name: str, limits: Limits) -> Extracted:
+def extract(data: bytes, name: str, limits: Limits, ocr: Recogniser | None = None) -> Extracted:
     """Recognise `data` by its content, then by its name, and extract its text.
+
+    Pictures of pages are given to `ocr`; None leaves them.
 
     Raises DocumentError: empty, unsupported, type_not_allowed, damaged, encrypted, no_text,
     too_large, too_many_pages, too_much_text. A parser's own exceptions pass through; the child
@@ -55,7 +61,7 @@ def extract(data: bytes, name: str, limits: Limits) -> Extracted:
     _check_allowed(form, limits)
     # Only the parser this document needs is loaded: most start-up time is parsers.
     module = importlib.import_module(f"{__name__}.{form.module}")
-    found: Extracted = module.extract(Source(name, data, form.mime_type), limits)
+    found: Extracted = module.extract(Source(name, data, form.mime_type, ocr), limits)
     if all(is_blank(block.text) for block in found.blocks):
         raise DocumentError(
             "no_text",

@@ -115,12 +115,12 @@ FORMATS: tuple[Format, ...] = (
     Format("application/x-ole-storage", "legacy Office file", None, (),
            (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",)),
     Format("application/zip", "ZIP archive", None, ("zip", "jar"), (b"PK\x03\x04", b"PK\x05\x06")),
-    Format("image/jpeg", "JPEG image", None, ("jpg", "jpeg"), (b"\xff\xd8\xff",)),
-    Format("image/png", "PNG image", None, ("png",), (b"\x89PNG\r\n\x1a\n",)),
-    Format("image/gif", "GIF image", None, ("gif",), (b"GIF87a", b"GIF89a")),
-    Format("image/tiff", "TIFF image", None, ("tif", "tiff"), (b"II*\x00", b"MM\x00*")),
-    Format("image/bmp", "bitmap image", None, ("bmp",)),
-    Format("image/webp", "WebP image", None, ("webp",)),
+    Format("image/jpeg", "JPEG image", "image", ("jpg", "jpeg"), (b"\xff\xd8\xff",)),
+    Format("image/png", "PNG image", "image", ("png",), (b"\x89PNG\r\n\x1a\n",)),
+    Format("image/gif", "GIF image", "image", ("gif",), (b"GIF87a", b"GIF89a")),
+    Format("image/tiff", "TIFF image", "image", ("tif", "tiff"), (b"II*\x00", b"MM\x00*")),
+    Format("image/bmp", "bitmap image", "image", ("bmp",)),
+    Format("image/webp", "WebP image", "image", ("webp",)),
     Format("application/gzip", "gzip archive", None, ("gz", "tgz"), (b"\x1f\x8b",)),
     Format("application/x-bzip2", "bzip2 archive", None, ("bz2",), (b"BZh",)),
     Format("application/x-xz", "xz archive", None, ("xz",), (b"\xfd7zXZ\x00",)),
@@ -298,8 +298,6 @@ def _unsupported(form: Format, named: Format | None, name: str) -> DocumentError
     if named and named.mime_type != form.mime_type:
         detail += f", though its name ends in .{extension(name)} like {_a(named.label)}"
     hint = _CONVERT.get(form.mime_type, "Convert the document to PDF, DOCX, HTML or plain text.")
-    if form.mime_type.startswith("image/"):
-        hint = "Run OCR on the picture and store the result, e.g. as a searchable PDF."
     return DocumentError(
         "unsupported",
         f"no text can be extracted from {_a(form.label)}",

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..errors import DocumentError
 from .cleaning import clean_text
+
+if TYPE_CHECKING:
+    from .ocr import Recogniser
 
 Kind = Literal["paragraph", "heading", "table", "code", "list"]
 
@@ -28,6 +31,7 @@ class Limits:
     CPU is about a hundred times what a 1,000-page book takes, and wall time is twice that so that
     a busy machine is not taken for a hostile file. `allowed_types` are MIME types, in
     which `*` stands for anything: a type not among them is refused before its parser is loaded.
+    Pages that are recognised have a time of their own, each and all together.
     """
 
     max_file_bytes: int = 50_000_000
@@ -40,6 +44,8 @@ class Limits:
     cpu_seconds: int = 30
     wall_seconds: int = 60
     max_chunks: int = 50_000
+    ocr_page_seconds: int = 20
+    ocr_seconds: int = 1_800
     allowed_types: Sequence[str] = ("*",)
 
 
@@ -62,13 +68,27 @@ class Block:
     header: str | None = None
 
 
+@dataclass(frozen=True)
+class Ocr:
+    """Recognise pictures of pages: Tesseract's names of languages, such as `eng+deu`, and the
+    folder of their data, None where there is none.
+    """
+
+    languages: str
+    data_folder: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A document's bytes with the name it goes by, and the type it was recognised as."""
+    """A document's bytes with the name it goes by, and the type it was recognised as.
+
+    `ocr` recognises its pictures, None where OCR is off.
+    """
 
     name: str
     data: bytes
     mime_type: str
+    ocr: Recogniser | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,73 @@
+-- Recognising pages that are pictures.
+
+create or replace function rag._ocr_problem(languages text, out problem text, out hint text)
+  language plpython3u
+as $python$
+@boot@
+from ragstone.tesseract import data_folder, problem
+return problem(languages, data_folder())
+$python$;
+comment on function rag._ocr_problem(text) is 'why these languages cannot be recognised on this server and what to do; nulls where they can';
+
+create or replace function rag._check_ocr(languages text) returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _found record;
+begin
+  -- Null is what the caller has already; what is none of Tesseract's names the table's check refuses.
+  if _check_ocr.languages is null or _check_ocr.languages = 'off' or _check_ocr.languages !~ '^[A-Za-z]\w{2,30}(\+[A-Za-z]\w{2,30}){0,9}$' then
+    return;
+  end if;
+  select * into _found from rag._ocr_problem(_check_ocr.languages);
+  if _found.problem is not null then
+    raise exception 'pages cannot be recognised in "%"', _check_ocr.languages
+      using errcode = 'undefined_object',
+            detail  = _found.problem,
+            hint    = _found.hint;
+  end if;
+end
+$plpgsql$;
+comment on function rag._check_ocr(text) is 'raises 42704 where the server''s Tesseract does not have these languages';
+
+create or replace function rag.set_ocr(languages text, pipeline text default 'active') returns bigint
+  language plpgsql
+  -- SECURITY DEFINER: pipelines and jobs are written by ragstone alone.
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _pipeline rag.pipelines := rag._pipeline(coalesce((select p.name from rag.pipelines p where p.state = 'active' and set_ocr.pipeline = 'active'), set_ocr.pipeline));
+  _queued   bigint := 0;
+  _batch    bigint;
+begin
+  perform rag._check_ocr(set_ocr.languages);
+  begin
+    update rag.pipelines p set ocr = set_ocr.languages where p.pipeline_id = _pipeline.pipeline_id;
+  exception when check_violation or not_null_violation then
+    raise exception 'these are no languages: "%"', coalesce(set_ocr.languages, 'null')
+      using errcode = 'invalid_parameter_value',
+            hint    = 'Type Tesseract''s names, as in: select rag.set_ocr(''eng+deu''); or to turn it off: select rag.set_ocr(''off'');';
+  end;
+  -- What was recognised stays found when it is turned off.
+  if set_ocr.languages <> 'off' then
+    update rag.document_versions v
+       set fingerprint = null
+      from rag.documents d
+     where d.source_id = v.source_id and d.document_id = v.document_id
+       and v.pipeline_id = _pipeline.pipeline_id and v.state = 'ready'
+       and _pipeline.ocr <> set_ocr.languages
+       and d.extracted ?| '{pages_without_text,pages_recognised}';
+    loop
+      _batch := rag._queue_outdated();
+      exit when _batch = 0;
+      _queued := _queued + _batch;
+    end loop;
+    -- Also where nothing has changed: a worker may have been reading one when it last did.
+    _queued := _queued + rag.retry(pipeline => _pipeline.name, error_code => 'no_text');
+  end if;
+  return _queued;
+end
+$plpgsql$;
+comment on function rag.set_ocr(text, text) is 'has pages that are pictures recognised in these languages, by Tesseract''s names such as eng or eng+deu; off turns it off. Documents without text, or with pages without, are read again, and their number is returned. Raises 42704 for a language that is not installed or an unknown pipeline, 22023 for what is no language';
