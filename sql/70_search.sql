@@ -125,31 +125,30 @@ end
 $plpgsql$;
 comment on function rag._checked_embedding(vector, rag._search_options) is 'the vector; raises 22004 for null, 22023 for another dimension than that of the pipeline''s model';
 
-create or replace function rag._question_embedding(query_text text, options rag._search_options) returns vector
+create or replace function rag._question_embedding(query_text text, mode text, model text) returns vector
   language plpgsql volatile
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _model constant text := (rag._searched_pipeline(options.pipeline)).model;
   _plain constant text := (rag._parse_query(query_text)).plain;
 begin
-  if options.mode = 'text' or _plain !~ '\S' or _model is null then
+  if mode = 'text' or _plain !~ '\S' or model is null then
     return null;
-  elsif options.mode = 'semantic' then
-    return rag._embed_query(_plain, _model);
+  elsif mode = 'semantic' then
+    return rag._embed_query(_plain, model);
   end if;
-  return rag._embed_query(_plain, _model);
+  return rag._embed_query(_plain, model);
 exception
   when others then
-    if options.mode = 'semantic' then
+    if mode = 'semantic' then
       raise;
     end if;
-    raise notice 'searching by text alone: model "%" cannot be used', _model
+    raise notice 'searching by text alone: model "%" cannot be used', model
       using detail = sqlerrm, hint = 'Whoever runs the server can see more by: select rag.embed(''test'');';
     return null;
 end
 $plpgsql$;
-comment on function rag._question_embedding(text, rag._search_options) is 'embedding of a question as far as the mode needs one; null, with a notice, where the model cannot be used and words are there to go by';
+comment on function rag._question_embedding(text, text, text) is 'embedding of a question as far as the mode needs one; null, with a notice, where the model cannot be used and words are there to go by';
 
 ------------------------------------------------------------------------------------------------
 -- Filters
@@ -405,21 +404,39 @@ declare
   _hits rag._search_hit[];
 begin
   execute format($sql$
-    with scored as materialized (
-      select c.chunk_id, c.source_id, c.document_id, 1 - (c.embedding operator(%1$I.<=>) $2) as similarity,
+    with candidate as materialized (
+      select c.chunk_id, c.source_id, c.document_id, c.chunk_index, 1 - (c.embedding operator(%1$I.<=>) $2) as similarity,
              coalesce(-(c.content_bm25 operator(%1$I.<#>) $3::%1$I.sparsevec), 0) as bm25
       from rag.document_chunks c
       where c.pipeline_id = %2$s and c.chunk_id = any ($1)
+    ),
+    -- What a passage is worth depends on what it stands among, too: see docs/search.md. Lateral, so
+    -- that each candidate's neighbours come by index.
+    scored as materialized (
+      select c.*, coalesce(0.5 * c.similarity + 0.5 * a.similarity, c.similarity) as similarity_in_context,
+             coalesce(0.7 * c.bm25 + 0.3 * a.bm25, c.bm25) as bm25_in_context
+      from candidate c
+      left join lateral (
+        select 1 - (%1$I.sum(n.embedding) operator(%1$I.<=>) $2) as similarity,
+               avg(coalesce(-(n.content_bm25 operator(%1$I.<#>) $3::%1$I.sparsevec), 0)) as bm25
+        from rag.document_chunks n
+        where n.pipeline_id = %2$s and n.source_id = c.source_id and n.document_id = c.document_id
+          and n.chunk_index between c.chunk_index - 3 and c.chunk_index + 3
+      ) a on ($4).mode = 'hybrid' and ($4).fusion = 'weighted' and $2 is not null
     ),
     placed as (
       select s.*, case when s.similarity is not null then rank() over (order by s.similarity desc) end as semantic_place,
              case when s.bm25 > 0 then rank() over (order by s.bm25 desc) end as text_place
       from scored s
     ),
-    best as (select max(s.similarity) as similarity, max(s.bm25) as bm25 from scored s),
+    best as (
+      select max(s.similarity) as similarity, max(s.bm25) as bm25,
+             max(s.similarity_in_context) as similarity_in_context, max(s.bm25_in_context) as bm25_in_context
+      from scored s
+    ),
     -- Materialized: its one row costs a pass over the sample, and would be made anew for each candidate.
     weight as materialized (
-      select b.similarity, b.bm25,
+      select b.similarity_in_context, b.bm25_in_context,
              case when b.similarity is null then 0 when coalesce(b.bm25, 0) = 0 or ($4).mode = 'semantic' then 1
                   when ($4).fusion = 'rrf' then coalesce(($4).semantic_weight, 0.5)
                   else coalesce(($4).semantic_weight, rag._automatic_weight($2, b.similarity, %2$s)) end as semantic
@@ -431,8 +448,8 @@ begin
                -- Cormack, Clarke and Buettcher, 2009, with their constant.
                when 'rrf' then 2 * (w.semantic * coalesce(1.0 / (60 + p.semantic_place), 0)
                                     + (1 - w.semantic) * coalesce(1.0 / (60 + p.text_place), 0))
-               else w.semantic * coalesce(p.similarity / nullif(greatest(w.similarity, 0), 0), 0)
-                    + (1 - w.semantic) * coalesce(p.bm25 / nullif(w.bm25, 0), 0)
+               else w.semantic * coalesce(p.similarity_in_context / nullif(greatest(w.similarity_in_context, 0), 0), 0)
+                    + (1 - w.semantic) * coalesce(p.bm25_in_context / nullif(w.bm25_in_context, 0), 0)
              end as score
       from placed p cross join weight w
     ),
@@ -636,13 +653,22 @@ as $plpgsql$
 declare
   -- What the model does not read the words need not be taken from.
   _parsed   constant record := rag._parse_query(left(query_text, 10000));
-  _pipeline constant rag.pipelines := rag._searched_pipeline(options.pipeline);
   _count    constant integer := options.match_count;
+  _pipeline rag.pipelines;
   _hits     rag._search_hit[];
 begin
+  -- The lock that this takes makes rag.drop_pipeline() wait until the search has ended.
+  perform from rag.document_chunks where false;
+  _pipeline := rag._searched_pipeline(options.pipeline);
   if to_regclass(format('rag.%I', rag._partition(_pipeline.pipeline_id))) is null then
+    -- to_regclass() sees what is now, a query what was when the statement began.
+    if exists (select from pg_class c where c.relnamespace = 'rag'::regnamespace and c.relname = rag._partition(_pipeline.pipeline_id)) then
+      return query select * from rag._search_again(query_embedding, query_text, options);
+    end if;
     return;
   end if;
+  -- By the model of the very pipeline that is searched.
+  query_embedding := coalesce(query_embedding, rag._question_embedding(query_text, options.mode, _pipeline.model));
   if options.rerank is not null then
     -- What it may bring up: a cross-encoder reads each with the question, which takes its time.
     options.match_count := greatest(_count, 50);
@@ -655,7 +681,24 @@ begin
   return query select * from rag._search_results(_hits, _parsed.plain, options, _pipeline);
 end
 $plpgsql$;
-comment on function rag._search(vector, text, rag._search_options) is 'the one implementation behind all forms of search';
+comment on function rag._search(vector, text, rag._search_options) is 'the one implementation behind all forms of search; embeds the question where no vector is given';
+
+create or replace function rag._search_again(query_embedding vector, query_text text, options rag._search_options)
+  returns setof rag.search_result
+  -- Volatile though it writes nothing: what it calls sees what is committed now.
+  language plpgsql volatile
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'the pipeline that this transaction sees has been dropped'
+      using errcode = 'serialization_failure',
+            hint    = 'Begin the transaction again: it will search the pipeline that is active now.';
+  end if;
+  return query select * from rag._search(query_embedding, query_text, options);
+end
+$plpgsql$;
+comment on function rag._search_again(vector, text, rag._search_options) is 'a search whose pipeline has been dropped since its statement began, on the one that is active now; raises 40001 where the transaction cannot see it';
 
 create or replace function rag._search_by_document(query_embedding vector, query_text text, options rag._search_options)
   returns setof rag.document_result
@@ -713,11 +756,11 @@ declare
 begin
   for _form in
     values
-      ('search_documents', 'query_text text', 'rag.search_result', 'volatile', 'rag._search', 'rag._question_embedding($1, _options)',
+      ('search_documents', 'query_text text', 'rag.search_result', 'volatile', 'rag._search', 'null',
        'the passages that best answer a question, best first; similarity_score is the cosine, text_rank BM25, hybrid_score both fused. An empty text finds nothing. '),
       ('search_documents', 'query_embedding vector, query_text text', 'rag.search_result', 'stable', 'rag._search', 'rag._checked_embedding($1, _options)',
        'as rag.search_documents(text, …), for callers that embed the question themselves, with the model of the pipeline that is searched; an empty text leaves only the meaning. '),
-      ('find_documents', 'query_text text', 'rag.document_result', 'volatile', 'rag._search_by_document', 'rag._question_embedding($1, _options)',
+      ('find_documents', 'query_text text', 'rag.document_result', 'volatile', 'rag._search_by_document', 'null',
        'as rag.search_documents(text, …), by document: the documents with the best passages, best first, each with up to max_per_document (default 3) of them. ')
   loop
     _first := cardinality(string_to_array(_form.column2, ','));
