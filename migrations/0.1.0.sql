@@ -79,7 +79,7 @@ create table rag.pipelines (
                      constraint known_index_method check (index_method in ('hnsw', 'ivfflat', 'none')),
   index_options      jsonb not null default '{}',
   quantization       text not null default 'half'
-                     constraint known_quantization check (quantization in ('none', 'half')),
+                     constraint known_quantization check (quantization in ('none', 'half', 'binary')),
   state              text not null default 'building'
                      constraint known_state check (state in ('building', 'active', 'superseded')),
   created_at         timestamptz not null default now(),
@@ -94,8 +94,8 @@ comment on column rag.pipelines.chunk_unit is 'characters or tokens';
 comment on column rag.pipelines.embed_template is 'what both legs index, vectors and words: {title}, {section} and {content} are replaced; content stays what the document says';
 comment on column rag.pipelines.text_search_config is 'text search configuration of documents whose language is not known, by name (pg_upgrade refuses columns of type regconfig)';
 comment on column rag.pipelines.index_method is 'vector index: hnsw, ivfflat (very large tables) or none (exact)';
-comment on column rag.pipelines.index_options is 'hnsw: m 16, ef_construction 64, and for searches ef_search (100 or twice match_count); ivfflat: lists 100, and for searches probes (the root of lists)';
-comment on column rag.pipelines.quantization is 'precision of the vector index: half (16 bit) or none (32 bit); the stored vectors are always 32 bit';
+comment on column rag.pipelines.index_options is 'hnsw: m 16, ef_construction 64, and for searches ef_search (100 or twice match_count); ivfflat: lists 100, and for searches probes (the root of lists); binary: oversampling (8), how many times as many are ranked again';
+comment on column rag.pipelines.quantization is 'precision of the vector index: half (16 bit), none (32 bit) or binary (1 bit, then ranked again by the stored vectors); the stored vectors are always 32 bit';
 comment on column rag.pipelines.state is 'building: filled beside the active one; active: searched; superseded: kept to go back to';
 
 create type rag.chunk_preview as (

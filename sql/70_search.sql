@@ -171,26 +171,29 @@ $sql$;
 comment on function rag._readable_in_source() is 'condition on a chunk c: the caller can read its row in the source';
 
 create or replace function rag._search_filter(options rag._search_options, condition tsquery) returns text
-  language sql stable
+  language plpgsql stable
   set search_path = pg_catalog, pg_temp
-as $sql$
-  select coalesce(string_agg(' and (' || f.sql || ')', '' order by f.place), '')
-  from (values
-    (1, options.document_filter is not null, 'c.document_id = any (($1).document_filter)'),
-    (2, options.tenant_filter is not null, 'c.tenant_id = ($1).tenant_filter'),
-    (3, options.source is not null, format('c.source_id = %s', (select s.source_id from rag.sources s where s.name = options.source))),
-    (4, options.tags_filter is not null, case options.tags_match when 'any' then 'c.tags && ($1).tags_filter' else 'c.tags @> ($1).tags_filter' end),
-    (5, options.language is not null, 'c.language = ($1).language'),
-    (6, condition is not null, 'c.content_tsv @@ $2'),
-    (7, num_nonnulls(options.metadata_filter, options.changed_after, options.changed_before) > 0,
-        'exists (select from rag.documents d where d.source_id = c.source_id and d.document_id = c.document_id'
-        || case when options.metadata_filter is not null then ' and d.metadata @> ($1).metadata_filter' else '' end
-        || case when options.changed_after is not null then ' and d.updated_at >= ($1).changed_after' else '' end
-        || case when options.changed_before is not null then ' and d.updated_at < ($1).changed_before' else '' end || ')'),
-    (8, options.check_source, rag._readable_in_source())
-  ) as f (place, is_asked, sql)
-  where f.is_asked
-$sql$;
+as $plpgsql$
+begin
+  return (
+    select coalesce(string_agg(' and (' || f.sql || ')', '' order by f.place), '')
+    from (values
+      (1, options.document_filter is not null, 'c.document_id = any (($1).document_filter)'),
+      (2, options.tenant_filter is not null, 'c.tenant_id = ($1).tenant_filter'),
+      (3, options.source is not null, format('c.source_id = %s', (select s.source_id from rag.sources s where s.name = options.source))),
+      (4, options.tags_filter is not null, case options.tags_match when 'any' then 'c.tags && ($1).tags_filter' else 'c.tags @> ($1).tags_filter' end),
+      (5, options.language is not null, 'c.language = ($1).language'),
+      (6, condition is not null, 'c.content_tsv @@ $2'),
+      (7, num_nonnulls(options.metadata_filter, options.changed_after, options.changed_before) > 0,
+          'exists (select from rag.documents d where d.source_id = c.source_id and d.document_id = c.document_id'
+          || case when options.metadata_filter is not null then ' and d.metadata @> ($1).metadata_filter' else '' end
+          || case when options.changed_after is not null then ' and d.updated_at >= ($1).changed_after' else '' end
+          || case when options.changed_before is not null then ' and d.updated_at < ($1).changed_before' else '' end || ')'),
+      (8, options.check_source, rag._readable_in_source())
+    ) as f (place, is_asked, sql)
+    where f.is_asked);
+end
+$plpgsql$;
 comment on function rag._search_filter(rag._search_options, tsquery) is 'conditions on a chunk c, where $1 are the options and $2 is what its text must match; empty where nothing is filtered';
 
 create or replace function rag._estimated_rows(from_sql text, options rag._search_options, condition tsquery) returns float
@@ -212,15 +215,18 @@ comment on function rag._estimated_rows(text, rag._search_options, tsquery) is '
 ------------------------------------------------------------------------------------------------
 
 create or replace function rag._query_weights(query_text text, pipeline rag.pipelines) returns text
-  language sql stable
+  language plpgsql stable
   set search_path = pg_catalog, pg_temp
-as $sql$
+as $plpgsql$
+begin
   -- A thousand words say what is asked for, and a sparsevec has an end.
-  select '{' || string_agg(w.index || ':' || w.weight, ',' order by w.index) || '}/268435456'
-  from (select rag._lexeme_index(l.lexeme, l.text_search_config) as index, max(l.occurrences * l.idf)::real as weight
-        from rag._query_lexemes(query_text, pipeline) l
-        where l.chunks > 0 group by 1 order by 2 desc limit 1000) w
-$sql$;
+  return (
+    select '{' || string_agg(w.index || ':' || w.weight, ',' order by w.index) || '}/268435456'
+    from (select rag._lexeme_index(l.lexeme, l.text_search_config) as index, max(l.occurrences * l.idf)::real as weight
+          from rag._query_lexemes(query_text, pipeline) l
+          where l.chunks > 0 group by 1 order by 2 desc limit 1000) w);
+end
+$plpgsql$;
 comment on function rag._query_weights(text, rag.pipelines) is 'idf of each lexeme of a query as a sparsevec''s text form; null where there is none';
 
 create or replace function rag._lexeme_query(lexemes text[]) returns tsquery
@@ -234,17 +240,28 @@ $plpgsql$;
 comment on function rag._lexeme_query(text[]) is 'any of the lexemes';
 
 create or replace function rag._rarest_lexemes(query_text text, pipeline rag.pipelines, bound float) returns text[]
-  language sql stable
+  language plpgsql stable
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+begin
+  return (
+    select array_agg(r.lexeme)
+    from (select l.lexeme, sum(sum(l.chunks)) over w as total, row_number() over w as place
+          from rag._query_lexemes(query_text, pipeline) l
+          group by l.lexeme
+          window w as (order by sum(l.chunks), l.lexeme)) r
+    where r.total <= bound or r.place = 1);
+end
+$plpgsql$;
+comment on function rag._rarest_lexemes(text, rag.pipelines, float) is 'the rarest lexemes of a query until their chunks add up to the bound: a chunk with only the others is hardly among the best (the idea of MaxScore, Turtle and Flood 1995)';
+
+create or replace function rag._oversampling(pipeline rag.pipelines) returns integer
+  language sql immutable
   set search_path = pg_catalog, pg_temp
 as $sql$
-  select array_agg(r.lexeme)
-  from (select l.lexeme, sum(sum(l.chunks)) over w as total, row_number() over w as place
-        from rag._query_lexemes(query_text, pipeline) l
-        group by l.lexeme
-        window w as (order by sum(l.chunks), l.lexeme)) r
-  where r.total <= bound or r.place = 1
+  select case when pipeline.quantization = 'binary' then coalesce((pipeline.index_options ->> 'oversampling')::integer, 8) else 1 end
 $sql$;
-comment on function rag._rarest_lexemes(text, rag.pipelines, float) is 'the rarest lexemes of a query until their chunks add up to the bound: a chunk with only the others is hardly among the best (the idea of MaxScore, Turtle and Flood 1995)';
+comment on function rag._oversampling(rag.pipelines) is 'how many times as many chunks the vector index is asked for as are wanted';
 
 create or replace function rag._dense_candidates(
     from_sql text, query_embedding vector, options rag._search_options, condition tsquery, pipeline rag.pipelines,
@@ -255,14 +272,23 @@ create or replace function rag._dense_candidates(
 as $plpgsql$
 declare
   _vector constant name := rag._vector_schema();
+  _sql    text := 'select array(select c.chunk_id from %1$s order by %2$s limit %3$s)';
+  _order  text;
   _found  bigint[];
 begin
-  -- Zero added, the order is no longer that of the index, and all that pass the filter are compared.
-  execute format('select array(select c.chunk_id from %s order by %s limit %s)', from_sql,
-    case when by_index then format('%s operator(%I.<=>) %s', rag._indexed_vector(pipeline.pipeline_id, 'c.embedding'), _vector,
-                                   rag._indexed_vector(pipeline.pipeline_id, '$3'))
-         else format('(c.embedding operator(%I.<=>) $3) + 0', _vector) end,
-    wanted)
+  if by_index then
+    _order := format('%s operator(%I.%s) %s', rag._indexed_vector(pipeline, 'c.embedding'), _vector,
+                     case pipeline.quantization when 'binary' then '<~>' else '<=>' end, rag._indexed_vector(pipeline, '$3'));
+    if pipeline.quantization = 'binary' then
+      -- One bit a dimension finds the neighbourhood; who is nearest in it the whole vectors say.
+      _sql := 'select array(select c.chunk_id from (select c.chunk_id, c.embedding from %1$s order by %2$s limit %5$s) c
+                            order by c.embedding operator(%4$I.<=>) $3 limit %3$s)';
+    end if;
+  else
+    -- Zero added, the order is no longer that of the index, and all that pass the filter are compared.
+    _order := format('(c.embedding operator(%I.<=>) $3) + 0', _vector);
+  end if;
+  execute format(_sql, from_sql, _order, wanted, _vector, wanted * rag._oversampling(pipeline))
   into _found using options, condition, query_embedding;
   return _found;
 end
@@ -475,7 +501,7 @@ create or replace function rag._set_index_effort(pipeline rag.pipelines, wanted 
   language sql
   set search_path = pg_catalog, pg_temp
 as $sql$
-  select set_config('hnsw.ef_search', least(greatest(wanted, (pipeline.index_options ->> 'ef_search')::integer), 1000)::text, true),
+  select set_config('hnsw.ef_search', least(greatest(wanted * rag._oversampling(pipeline), (pipeline.index_options ->> 'ef_search')::integer), 1000)::text, true),
          set_config('ivfflat.probes', coalesce(pipeline.index_options ->> 'probes',
                     ceil(sqrt(coalesce((pipeline.index_options ->> 'lists')::integer, 100)))::text), true);
 $sql$;
@@ -627,22 +653,25 @@ comment on function rag._snippet(text, text, text) is 'HTML: the parts of a pass
 
 create or replace function rag._search_results(hits rag._search_hit[], query_text text, options rag._search_options, pipeline rag.pipelines)
   returns setof rag.search_result
-  language sql stable
+  language plpgsql stable
   set search_path = pg_catalog, pg_temp
-as $sql$
-  select h.chunk_id, c.document_id, c.content, h.similarity, h.bm25, h.score, c.page_number, c.chunk_index,
-         s.name, d.source_key, d.file_path, coalesce(d.title, d.extracted ->> 'title'), c.section, c.tags, d.metadata,
-         c.language, h.semantic_place, h.text_place, h.rerank_score,
-         case when options.context_chunks > 0
-              then rag._context(c.pipeline_id, c.source_id, c.document_id, c.chunk_index, options.context_chunks) end,
-         case when options.highlight then rag._snippet(c.content, query_text, c.text_search_config) end
-  from unnest(hits) with ordinality as h
-       (chunk_id, similarity, bm25, semantic_place, text_place, score, rerank_score, place)
-  join rag.document_chunks c on c.pipeline_id = pipeline.pipeline_id and c.chunk_id = h.chunk_id
-  join rag.documents d on d.source_id = c.source_id and d.document_id = c.document_id
-  join rag.sources s on s.source_id = c.source_id
-  order by h.place
-$sql$;
+as $plpgsql$
+begin
+  return query
+    select h.chunk_id, c.document_id, c.content, h.similarity, h.bm25, h.score, c.page_number, c.chunk_index,
+           s.name, d.source_key, d.file_path, coalesce(d.title, d.extracted ->> 'title'), c.section, c.tags, d.metadata,
+           c.language, h.semantic_place, h.text_place, h.rerank_score,
+           case when options.context_chunks > 0
+                then rag._context(c.pipeline_id, c.source_id, c.document_id, c.chunk_index, options.context_chunks) end,
+           case when options.highlight then rag._snippet(c.content, query_text, c.text_search_config) end
+    from unnest(hits) with ordinality as h
+         (chunk_id, similarity, bm25, semantic_place, text_place, score, rerank_score, place)
+    join rag.document_chunks c on c.pipeline_id = pipeline.pipeline_id and c.chunk_id = h.chunk_id
+    join rag.documents d on d.source_id = c.source_id and d.document_id = c.document_id
+    join rag.sources s on s.source_id = c.source_id
+    order by h.place;
+end
+$plpgsql$;
 comment on function rag._search_results(rag._search_hit[], text, rag._search_options, rag.pipelines) is 'all that is known of the hits, in their order';
 
 create or replace function rag._search(query_embedding vector, query_text text, options rag._search_options)
@@ -657,7 +686,7 @@ declare
   _pipeline rag.pipelines;
   _hits     rag._search_hit[];
 begin
-  -- The lock that this takes makes rag.drop_pipeline() wait until the search has ended.
+  -- Whoever drops a pipeline waits for the lock that this takes, until the search has ended.
   perform from rag.document_chunks where false;
   _pipeline := rag._searched_pipeline(options.pipeline);
   if to_regclass(format('rag.%I', rag._partition(_pipeline.pipeline_id))) is null then

@@ -56,7 +56,7 @@ VALUES = {
 }  # fmt: skip
 
 # Said on purpose about an argument that is wrong, or because a role may not.
-DELIBERATE = {"22004", "22023", "22000", "42704", "42703", "42804", "42809", "42501", "54000", "55000", "55006", "0LP01", "42710", "0A000", "P0001", "22P02"}
+DELIBERATE = {"22004", "22023", "22000", "42704", "42703", "42804", "42809", "42501", "54000", "55000", "55006", "0LP01", "42710", "0A000", "P0001", "22P02", "25001"}
 
 CALLABLE = """
   select p.oid::regprocedure::text, p.prokind = 'p', coalesce(p.proargnames, '{}'),
