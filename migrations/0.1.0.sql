@@ -239,6 +239,29 @@ comment on column rag.uploads.name is 'file name, which tells the type where the
 -- partitions are no members of the extension: pg_dump dumps them like any table.
 create sequence rag._chunk_id_seq;
 
+-- The core's @@ is not marked leakproof, and behind row security only leakproof conditions go to an index:
+-- every search by a tenant would unpack all of its chunks. This is the same function under a mark of
+-- ours; it raises nothing that depends on the text that is looked at.
+create function rag._matches(content_tsv tsvector, condition tsquery) returns boolean
+  language internal immutable strict leakproof parallel safe cost 2
+  as 'ts_match_vq';
+comment on function rag._matches(tsvector, tsquery) is 'what @@ is, for an index that row security lets be used';
+
+create operator rag.@@ (
+  function = rag._matches, leftarg = tsvector, rightarg = tsquery, restrict = tsmatchsel, join = tsmatchjoinsel
+);
+comment on operator rag.@@ (tsvector, tsquery) is 'what @@ is, for an index that row security lets be used';
+
+create operator class rag.tsvector_ops for type tsvector using gin as
+  operator 1 rag.@@ (tsvector, tsquery),
+  function 1 gin_cmp_tslexeme (text, text),
+  function 2 gin_extract_tsvector (tsvector, internal, internal),
+  function 3 gin_extract_tsquery (tsvector, internal, smallint, internal, internal, internal, internal),
+  function 4 gin_tsquery_consistent (internal, smallint, tsvector, integer, internal, internal, internal, internal),
+  function 5 gin_cmp_prefix (text, text, smallint, internal),
+  function 6 gin_tsquery_triconsistent (internal, smallint, tsvector, integer, internal, internal, internal),
+  storage text;
+
 create table rag.document_chunks (
   chunk_id     bigint      not null default nextval('rag._chunk_id_seq'),
   pipeline_id  integer     not null,

@@ -75,7 +75,7 @@ begin
   end if;
   execute format('alter table rag.%I add primary key (chunk_id)', _name);
   execute format('alter table rag.%I add unique (source_id, document_id, chunk_index)', _name);
-  execute format('create index %I on rag.%I using gin (content_tsv)', _name || '_content_tsv_idx', _name);
+  execute format('create index %I on rag.%I using gin (content_tsv rag.tsvector_ops)', _name || '_content_tsv_idx', _name);
   execute format('create index %I on rag.%I using gin (tags)', _name || '_tags_idx', _name);
   execute format('create index %I on rag.%I (tenant_id) where tenant_id is not null', _name || '_tenant_id_idx', _name);
 

@@ -183,7 +183,7 @@ begin
       (3, options.source is not null, format('c.source_id = %s', (select s.source_id from rag.sources s where s.name = options.source))),
       (4, options.tags_filter is not null, case options.tags_match when 'any' then 'c.tags && ($1).tags_filter' else 'c.tags @> ($1).tags_filter' end),
       (5, options.language is not null, 'c.language = ($1).language'),
-      (6, condition is not null, 'c.content_tsv @@ $2'),
+      (6, condition is not null, 'c.content_tsv operator(rag.@@) $2'),
       (7, num_nonnulls(options.metadata_filter, options.changed_after, options.changed_before) > 0,
           'exists (select from rag.documents d where d.source_id = c.source_id and d.document_id = c.document_id'
           || case when options.metadata_filter is not null then ' and d.metadata @> ($1).metadata_filter' else '' end
@@ -307,7 +307,8 @@ as $plpgsql$
 declare
   _found bigint[];
 begin
-  execute format('select array(select c.chunk_id from %s and c.content_tsv @@ $4
+  -- By rag._matches(), as the index is, which row security would not let the core's @@ use.
+  execute format('select array(select c.chunk_id from %s and c.content_tsv operator(rag.@@) $4
                                order by c.content_bm25 operator(%I.<#>) $3::%2$I.sparsevec limit %3$s)',
                  from_sql, rag._vector_schema(), wanted)
   into _found using options, condition, weights, rag._lexeme_query(lexemes);
