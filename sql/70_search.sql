@@ -440,7 +440,7 @@ begin
     -- What a passage is worth depends on what it stands among, too: see docs/search.md. Lateral, so
     -- that each candidate's neighbours come by index.
     scored as materialized (
-      select c.*, coalesce(0.5 * c.similarity + 0.5 * a.similarity, c.similarity) as similarity_in_context,
+      select c.*, coalesce(0.4 * c.similarity + 0.6 * a.similarity, c.similarity) as similarity_in_context,
              coalesce(0.7 * c.bm25 + 0.3 * a.bm25, c.bm25) as bm25_in_context
       from candidate c
       left join lateral (
