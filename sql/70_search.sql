@@ -349,11 +349,11 @@ create or replace function rag._candidates(
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  -- Chunks whose BM25 is computed: 96 % of the exact top 10 at 940,000 chunks, see docs/search.md.
-  _text_bound constant float := 10000;
   _filter     constant text  := rag._search_filter(options, condition);
   _from       constant text  := format('rag.document_chunks c where c.pipeline_id = %s%s', pipeline.pipeline_id, _filter);
   _chunks     float;
+  -- Chunks whose BM25 is computed: 96 % of the exact top 10 and more, see docs/search.md.
+  _text_bound float;
   _matching   float;
   _few        bigint;
   _dense      bigint[] := '{}';
@@ -362,6 +362,7 @@ declare
 begin
   select greatest(c.reltuples, 1) into _chunks from pg_class c
   where c.oid = to_regclass(format('rag.%I', rag._partition(pipeline.pipeline_id)));
+  _text_bound := least(greatest(10 * sqrt(_chunks), 3000), 30000);
   _matching := _chunks;
   if _filter <> '' or row_security_active('rag.document_chunks') then
     _matching := least(rag._estimated_rows(_from, options, condition), _chunks);
