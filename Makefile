@@ -14,10 +14,10 @@ PINNED     = requirements/server.txt requirements/build.txt requirements/model.t
 MODEL      = build/model/model.json
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build install uninstall demo test chaos soak fuzz cluster stop psql env bench lint lock clean installed venv venv-dev
+.PHONY: help deps build install uninstall demo test chaos soak fuzz cluster stop psql env bench bench-search lint lock clean installed venv venv-dev
 
 help: ## list the targets
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 deps: ## install the server, PL/Python, pg_cron and pgvector where they are missing
 	@tools/deps.sh
@@ -76,6 +76,15 @@ env: ## print how to reach the private cluster: eval "$(make -s env)"
 
 bench: cluster venv-dev ## measure ingest, search and triggers (ARGS='quality --collection DIR')
 	@eval "$$($(CLUSTER) env)" && PYTHONPATH=plpy_lib $(VENV)/bin/python -m bench $(ARGS)
+
+# COLLECTIONS: folders in BEIR layout, each with its language where that is not English: dir dir:id
+bench-search: cluster venv-dev ## measure search: quality (COLLECTIONS='DIR DIR:id'), latency, growth (CHUNKS)
+	@for collection in $(COLLECTIONS); do \
+	    language=$${collection#*:}; test "$$language" != "$$collection" || language=en; \
+	    $(MAKE) --no-print-directory bench ARGS="quality --collection $${collection%:*} --language $$language" || exit 1; \
+	done
+	@$(MAKE) --no-print-directory bench ARGS=search
+	@$(MAKE) --no-print-directory bench ARGS="scale --chunks $(or $(CHUNKS),10000 100000)"
 
 lint: venv-dev ## check Python and shell code
 	@$(VENV)/bin/ruff check --quiet .

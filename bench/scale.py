@@ -9,12 +9,27 @@ rows, and plainto_tsquery.
 from __future__ import annotations
 
 import argparse
+import json
+import re
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from bench.harness import Connection, Report, Row, Server, Stopwatch, one, percentile
+from bench.harness import (
+    BenchError,
+    Connection,
+    Database,
+    Report,
+    Row,
+    Server,
+    Stopwatch,
+    one,
+    percentile,
+)
 
 DIMENSION = 384
 WORDS = 60
@@ -34,6 +49,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The command line of this question."""
     parser.add_argument("--chunks", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--queries", type=int, default=50, help="of each kind")
+    parser.add_argument("--clients", type=int, default=8, help="connections of pgbench")
+    parser.add_argument("--seconds", type=int, default=10, help="of pgbench, each kind")
 
 
 @dataclass(frozen=True)
@@ -96,6 +113,10 @@ def run(server: Server, options: argparse.Namespace) -> Report:
                         "exact ms": exact_ms,
                     }
                 ],
+            )
+            report.table(
+                f"{count:,} chunks: {options.clients} connections at once, by pgbench",
+                list(by_pgbench(database, connection, questions, options)),
             )
     return report
 
@@ -178,6 +199,52 @@ def by_selectivity(connection: Connection, questions: list[Question], count: int
             "rows promised": min(10, exist),
             "fewest rows": min(rows for _, rows in measured),
         } | percentiles([seconds for seconds, _ in measured])
+
+
+def by_pgbench(
+    database: Database, connection: Connection, questions: list[Question], options: argparse.Namespace
+) -> Iterator[Row]:
+    """Queries per second."""
+    connection.execute(
+        "create table questions as select n, q ->> 0 as text, (q ->> 1)::vector as vector"
+        " from jsonb_array_elements(%s) with ordinality u (q, n)",
+        [json.dumps([[q.text, q.vector] for q in questions])],
+    )
+    kinds = {
+        "hybrid": SEARCH.format(""),
+        "text": SEARCH.format(", mode => 'text'"),
+        "seed design": SEED,
+    }
+    for name, sql in kinds.items():
+        asked = sql.replace("%(vector)s::vector", "q.vector").replace("%(text)s", "q.text")
+        asked = " ".join(asked.split())
+        with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
+            file.write(
+                f"\\set n random(1, {len(questions)})\n"
+                f"select r.* from (select * from questions where n = :n) q, lateral ({asked}) r;\n"
+            )
+            file.flush()
+            said = subprocess.run(
+                [pgbench(connection), "-n", "-M", "simple", "-f", file.name, "-c", str(options.clients), "-j", "2",
+                 "-T", str(options.seconds), database.name],
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+        found = re.search(r"tps = ([\d.]+)", said.stdout)
+        latency = re.search(r"latency average = ([\d.]+)", said.stdout)
+        if said.returncode or not found or not latency:
+            raise BenchError(f"pgbench: {said.stderr or said.stdout}")
+        yield {
+            "what": name,
+            "per second": float(found[1]),
+            "mean ms": float(latency[1]),
+        }
+
+
+def pgbench(connection: Connection) -> str:
+    """That of the server's version, where it is installed here."""
+    (bindir,) = one(connection, "select setting from pg_config() where name = 'BINDIR'")
+    path = Path(bindir, "pgbench")
+    return str(path) if path.exists() else "pgbench"
 
 
 def timed(connection: Connection, sql: str, question: Question) -> tuple[float, int]:

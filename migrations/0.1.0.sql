@@ -79,7 +79,7 @@ create table rag.pipelines (
                      constraint known_index_method check (index_method in ('hnsw', 'ivfflat', 'none')),
   index_options      jsonb not null default '{}',
   quantization       text not null default 'half'
-                     constraint known_quantization check (quantization in ('none', 'half')),
+                     constraint known_quantization check (quantization in ('none', 'half', 'binary')),
   index_deferred     boolean not null default false,
   ocr                text not null default 'off'
                      constraint ocr_is_off_or_languages check (ocr ~ '^[A-Za-z]\w{2,30}(\+[A-Za-z]\w{2,30}){0,9}$'),
@@ -97,8 +97,8 @@ comment on column rag.pipelines.chunk_unit is 'characters or tokens';
 comment on column rag.pipelines.embed_template is 'what both legs index, vectors and words: {title}, {section} and {content} are replaced; content stays what the document says';
 comment on column rag.pipelines.text_search_config is 'text search configuration of documents whose language is not known, by name (pg_upgrade refuses columns of type regconfig)';
 comment on column rag.pipelines.index_method is 'vector index: hnsw, ivfflat (very large tables) or none (exact)';
-comment on column rag.pipelines.index_options is 'hnsw: m 16, ef_construction 64, and for searches ef_search (100 or twice match_count); ivfflat: lists 100, and for searches probes (the root of lists)';
-comment on column rag.pipelines.quantization is 'precision of the vector index: half (16 bit) or none (32 bit); the stored vectors are always 32 bit';
+comment on column rag.pipelines.index_options is 'hnsw: m 16, ef_construction 64, and for searches ef_search (100 or twice match_count); ivfflat: lists 100, and for searches probes (the root of lists); binary: oversampling (8), how many times as many are ranked again';
+comment on column rag.pipelines.quantization is 'precision of the vector index: half (16 bit), none (32 bit) or binary (1 bit, then ranked again by the stored vectors); the stored vectors are always 32 bit';
 comment on column rag.pipelines.index_deferred is 'true after rag.defer_index(): searches by meaning read all vectors until the index is built';
 comment on column rag.pipelines.ocr is 'off, or the languages in which pages that are pictures are recognised, by Tesseract''s names: eng, or eng+deu; rag.set_ocr() changes it';
 comment on column rag.pipelines.state is 'building: filled beside the active one; active: searched; superseded: kept to go back to';
@@ -243,6 +243,29 @@ comment on column rag.uploads.name is 'file name, which tells the type where the
 -- One partition a pipeline, made at run time by rag._ensure_partition() with its indexes. The
 -- partitions are no members of the extension: pg_dump dumps them like any table.
 create sequence rag._chunk_id_seq;
+
+-- The core's @@ is not marked leakproof, and behind row security only leakproof conditions go to an index:
+-- every search by a tenant would unpack all of its chunks. This is the same function under a mark of
+-- ours; it raises nothing that depends on the text that is looked at.
+create function rag._matches(content_tsv tsvector, condition tsquery) returns boolean
+  language internal immutable strict leakproof parallel safe cost 2
+  as 'ts_match_vq';
+comment on function rag._matches(tsvector, tsquery) is 'what @@ is, for an index that row security lets be used';
+
+create operator rag.@@ (
+  function = rag._matches, leftarg = tsvector, rightarg = tsquery, restrict = tsmatchsel, join = tsmatchjoinsel
+);
+comment on operator rag.@@ (tsvector, tsquery) is 'what @@ is, for an index that row security lets be used';
+
+create operator class rag.tsvector_ops for type tsvector using gin as
+  operator 1 rag.@@ (tsvector, tsquery),
+  function 1 gin_cmp_tslexeme (text, text),
+  function 2 gin_extract_tsvector (tsvector, internal, internal),
+  function 3 gin_extract_tsquery (tsvector, internal, smallint, internal, internal, internal, internal),
+  function 4 gin_tsquery_consistent (internal, smallint, tsvector, integer, internal, internal, internal, internal),
+  function 5 gin_cmp_prefix (text, text, smallint, internal),
+  function 6 gin_tsquery_triconsistent (internal, smallint, tsvector, integer, internal, internal, internal),
+  storage text;
 
 create table rag.document_chunks (
   chunk_id     bigint      not null default nextval('rag._chunk_id_seq'),

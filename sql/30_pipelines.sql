@@ -1,11 +1,14 @@
 -- Pipelines and their partitions.
 
 create or replace function rag._vector_schema() returns name
-  language sql stable
+  language plpgsql stable
   set search_path = pg_catalog, pg_temp
-as $sql$
-  select n.nspname from pg_extension e join pg_namespace n on n.oid = e.extnamespace where e.extname = 'vector'
-$sql$;
+as $plpgsql$
+begin
+  return (
+    select n.nspname from pg_extension e join pg_namespace n on n.oid = e.extnamespace where e.extname = 'vector');
+end
+$plpgsql$;
 comment on function rag._vector_schema() is 'where pgvector''s types and operators are';
 
 create or replace function rag._partition(pipeline_id integer) returns text
@@ -14,17 +17,38 @@ create or replace function rag._partition(pipeline_id integer) returns text
 as $sql$ select 'document_chunks_' || pipeline_id $sql$;
 comment on function rag._partition(integer) is 'name of a pipeline''s partition of rag.document_chunks';
 
-create or replace function rag._indexed_vector(pipeline_id integer, expression text) returns text
+create or replace function rag._indexed_vector(pipeline rag.pipelines, expression text) returns text
   language sql stable
   set search_path = pg_catalog, pg_temp
 as $sql$
   -- The planner uses the vector index only for the very expression it was made on.
-  select format('(%s::%I.%s(%s))', expression, rag._vector_schema(),
-                case p.quantization when 'half' then 'halfvec' else 'vector' end, m.dimension)
-  from rag.pipelines p join rag.models m on m.name = p.model
-  where p.pipeline_id = _indexed_vector.pipeline_id
+  select case pipeline.quantization
+           when 'binary' then format('(%2$I.binary_quantize(%1$s)::bit(%3$s))', expression, rag._vector_schema(), m.dimension)
+           when 'half'   then format('(%s::%I.halfvec(%s))', expression, rag._vector_schema(), m.dimension)
+           else               format('(%s::%I.vector(%s))', expression, rag._vector_schema(), m.dimension)
+         end
+  from rag.models m
+  where m.name = pipeline.model
 $sql$;
-comment on function rag._indexed_vector(integer, text) is 'the expression that a pipeline''s vector index is on, applied to a column or parameter';
+comment on function rag._indexed_vector(rag.pipelines, text) is 'the expression that a pipeline''s vector index is on, applied to a column or parameter';
+
+create or replace function rag._index_statement(pipeline rag.pipelines, name text, beside boolean default false) returns text
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  select format('create index %s%I on rag.%I using %I (%s %I.%I) with (%s)',
+    case when beside then 'concurrently if not exists ' else '' end, name, rag._partition(pipeline.pipeline_id), pipeline.index_method,
+    rag._indexed_vector(pipeline, 'embedding'), rag._vector_schema(),
+    case pipeline.quantization when 'binary' then 'bit_hamming_ops' when 'half' then 'halfvec_cosine_ops' else 'vector_cosine_ops' end,
+    -- What is for searches the index is not made with.
+    (select string_agg(format('%I = %L', o.key, o.value), ', ' order by o.key)
+     from jsonb_each_text(case pipeline.index_method
+                            when 'hnsw' then jsonb_build_object('m', 16, 'ef_construction', 64)
+                            else jsonb_build_object('lists', 100)
+                          end || pipeline.index_options) o
+     where o.key not in ('ef_search', 'probes', 'oversampling')))
+$sql$;
+comment on function rag._index_statement(rag.pipelines, text, boolean) is 'what makes the vector index of a pipeline, under that name; beside: while documents change';
 
 create or replace function rag._vector_index(pipeline_id integer) returns text
   language sql immutable
@@ -38,22 +62,11 @@ create or replace function rag._create_vector_index(pipeline_id integer) returns
 as $plpgsql$
 declare
   _pipeline rag.pipelines;
-  _options  jsonb;
 begin
   select * into strict _pipeline from rag.pipelines p where p.pipeline_id = _create_vector_index.pipeline_id;
-  if _pipeline.index_method = 'none' or to_regclass(format('rag.%I', rag._vector_index(_pipeline.pipeline_id))) is not null then
-    return;
+  if _pipeline.index_method <> 'none' and to_regclass(format('rag.%I', rag._vector_index(_pipeline.pipeline_id))) is null then
+    execute rag._index_statement(_pipeline, rag._vector_index(_pipeline.pipeline_id));
   end if;
-  _options := case _pipeline.index_method
-    when 'hnsw' then jsonb_build_object('m', 16, 'ef_construction', 64)
-    else jsonb_build_object('lists', 100)
-  end || _pipeline.index_options;
-  execute format('create index %I on rag.%I using %I (%s %I.%I) with (%s)',
-    rag._vector_index(_pipeline.pipeline_id), rag._partition(_pipeline.pipeline_id), _pipeline.index_method,
-    rag._indexed_vector(_pipeline.pipeline_id, 'embedding'),
-    rag._vector_schema(), case _pipeline.quantization when 'half' then 'halfvec_cosine_ops' else 'vector_cosine_ops' end,
-    -- What is for searches the index is not made with.
-    (select string_agg(format('%I = %L', key, value), ', ') from jsonb_each_text(_options) where key not in ('ef_search', 'probes')));
 end
 $plpgsql$;
 comment on function rag._create_vector_index(integer) is 'makes a pipeline''s vector index where it is missing';
@@ -83,7 +96,7 @@ begin
   end if;
   execute format('alter table rag.%I add primary key (chunk_id)', _name);
   execute format('alter table rag.%I add unique (source_id, document_id, chunk_index)', _name);
-  execute format('create index %I on rag.%I using gin (content_tsv)', _name || '_content_tsv_idx', _name);
+  execute format('create index %I on rag.%I using gin (content_tsv rag.tsvector_ops)', _name || '_content_tsv_idx', _name);
   execute format('create index %I on rag.%I using gin (tags)', _name || '_tags_idx', _name);
   execute format('create index %I on rag.%I (tenant_id) where tenant_id is not null', _name || '_tenant_id_idx', _name);
 

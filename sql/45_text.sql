@@ -169,15 +169,18 @@ $plpgsql$;
 comment on function rag._parse_query(text) is 'takes a question apart as people type them: plain is what ranks, required each "exact phrase" (with its alternatives by or), excluded what stands behind a minus sign';
 
 create or replace function rag._text_search_configs(pipeline rag.pipelines) returns text[]
-  language sql stable
+  language plpgsql stable
   -- SECURITY DEFINER: the table of document frequencies is closed; which languages are in use is not told by it alone.
   security definer
   set search_path = pg_catalog, pg_temp
-as $sql$
-  select array(select l.text_search_config from rag._lexemes l
-               where l.pipeline_id = pipeline.pipeline_id and l.lexeme = '' and l.chunks > 0
-               union select pipeline.text_search_config order by 1)
-$sql$;
+as $plpgsql$
+begin
+  return (
+    select array(select l.text_search_config from rag._lexemes l
+                 where l.pipeline_id = pipeline.pipeline_id and l.lexeme = '' and l.chunks > 0
+                 union select pipeline.text_search_config order by 1));
+end
+$plpgsql$;
 comment on function rag._text_search_configs(rag.pipelines) is 'text search configurations of a pipeline''s chunks, in each of which a question is analysed';
 
 create or replace function rag._text_condition(required text[], excluded text, text_search_configs text[]) returns tsquery
@@ -226,18 +229,22 @@ comment on function rag._in_any_language(text, text[]) is 'phrases and words as 
 
 create or replace function rag._query_lexemes(query_text text, pipeline rag.pipelines)
   returns table (lexeme text, text_search_config text, occurrences integer, chunks bigint, idf real)
-  language sql stable
+  language plpgsql stable
   -- SECURITY DEFINER: document frequencies are over all tenants, and the table of them, which would
   -- tell what words others use, stays closed.
   security definer
   set search_path = pg_catalog, pg_temp
-as $sql$
+as $plpgsql$
+#variable_conflict use_column
+begin
   -- idf = ln(1 + (N − n + ½) / (n + ½)), as in Lucene: never negative.
-  select u.lexeme, c.config, cardinality(u.positions), coalesce(l.chunks, 0),
-         ln(1 + (greatest(coalesce(t.chunks, 0) - coalesce(l.chunks, 0), 0) + 0.5) / (coalesce(l.chunks, 0) + 0.5))::real
-  from unnest(rag._text_search_configs(pipeline)) as c (config)
-  cross join lateral unnest(rag._analyze(query_text, c.config, is_question => true)) u
-  left join rag._lexemes t on t.pipeline_id = pipeline.pipeline_id and t.lexeme = '' and t.text_search_config = c.config
-  left join rag._lexemes l on l.pipeline_id = pipeline.pipeline_id and l.lexeme = u.lexeme and l.text_search_config = c.config
-$sql$;
+  return query
+    select u.lexeme, c.config, cardinality(u.positions), coalesce(l.chunks, 0),
+           ln(1 + (greatest(coalesce(t.chunks, 0) - coalesce(l.chunks, 0), 0) + 0.5) / (coalesce(l.chunks, 0) + 0.5))::real
+    from unnest(rag._text_search_configs(pipeline)) as c (config)
+    cross join lateral unnest(rag._analyze(query_text, c.config, is_question => true)) u
+    left join rag._lexemes t on t.pipeline_id = pipeline.pipeline_id and t.lexeme = '' and t.text_search_config = c.config
+    left join rag._lexemes l on l.pipeline_id = pipeline.pipeline_id and l.lexeme = u.lexeme and l.text_search_config = c.config;
+end
+$plpgsql$;
 comment on function rag._query_lexemes(text, rag.pipelines) is 'lexemes of a query in each language in use, how often each is in it, in how many chunks of the language it occurs, and its inverse document frequency there';

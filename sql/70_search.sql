@@ -125,31 +125,30 @@ end
 $plpgsql$;
 comment on function rag._checked_embedding(vector, rag._search_options) is 'the vector; raises 22004 for null, 22023 for another dimension than that of the pipeline''s model';
 
-create or replace function rag._question_embedding(query_text text, options rag._search_options) returns vector
+create or replace function rag._question_embedding(query_text text, mode text, model text) returns vector
   language plpgsql volatile
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _model constant text := (rag._searched_pipeline(options.pipeline)).model;
   _plain constant text := (rag._parse_query(query_text)).plain;
 begin
-  if options.mode = 'text' or _plain !~ '\S' or _model is null then
+  if mode = 'text' or _plain !~ '\S' or model is null then
     return null;
-  elsif options.mode = 'semantic' then
-    return rag._embed_query(_plain, _model);
+  elsif mode = 'semantic' then
+    return rag._embed_query(_plain, model);
   end if;
-  return rag._embed_query(_plain, _model);
+  return rag._embed_query(_plain, model);
 exception
   when others then
-    if options.mode = 'semantic' then
+    if mode = 'semantic' then
       raise;
     end if;
-    raise notice 'searching by text alone: model "%" cannot be used', _model
+    raise notice 'searching by text alone: model "%" cannot be used', model
       using detail = sqlerrm, hint = 'Whoever runs the server can see more by: select rag.embed(''test'');';
     return null;
 end
 $plpgsql$;
-comment on function rag._question_embedding(text, rag._search_options) is 'embedding of a question as far as the mode needs one; null, with a notice, where the model cannot be used and words are there to go by';
+comment on function rag._question_embedding(text, text, text) is 'embedding of a question as far as the mode needs one; null, with a notice, where the model cannot be used and words are there to go by';
 
 ------------------------------------------------------------------------------------------------
 -- Filters
@@ -172,26 +171,29 @@ $sql$;
 comment on function rag._readable_in_source() is 'condition on a chunk c: the caller can read its row in the source';
 
 create or replace function rag._search_filter(options rag._search_options, condition tsquery) returns text
-  language sql stable
+  language plpgsql stable
   set search_path = pg_catalog, pg_temp
-as $sql$
-  select coalesce(string_agg(' and (' || f.sql || ')', '' order by f.place), '')
-  from (values
-    (1, options.document_filter is not null, 'c.document_id = any (($1).document_filter)'),
-    (2, options.tenant_filter is not null, 'c.tenant_id = ($1).tenant_filter'),
-    (3, options.source is not null, format('c.source_id = %s', (select s.source_id from rag.sources s where s.name = options.source))),
-    (4, options.tags_filter is not null, case options.tags_match when 'any' then 'c.tags && ($1).tags_filter' else 'c.tags @> ($1).tags_filter' end),
-    (5, options.language is not null, 'c.language = ($1).language'),
-    (6, condition is not null, 'c.content_tsv @@ $2'),
-    (7, num_nonnulls(options.metadata_filter, options.changed_after, options.changed_before) > 0,
-        'exists (select from rag.documents d where d.source_id = c.source_id and d.document_id = c.document_id'
-        || case when options.metadata_filter is not null then ' and d.metadata @> ($1).metadata_filter' else '' end
-        || case when options.changed_after is not null then ' and d.updated_at >= ($1).changed_after' else '' end
-        || case when options.changed_before is not null then ' and d.updated_at < ($1).changed_before' else '' end || ')'),
-    (8, options.check_source, rag._readable_in_source())
-  ) as f (place, is_asked, sql)
-  where f.is_asked
-$sql$;
+as $plpgsql$
+begin
+  return (
+    select coalesce(string_agg(' and (' || f.sql || ')', '' order by f.place), '')
+    from (values
+      (1, options.document_filter is not null, 'c.document_id = any (($1).document_filter)'),
+      (2, options.tenant_filter is not null, 'c.tenant_id = ($1).tenant_filter'),
+      (3, options.source is not null, format('c.source_id = %s', (select s.source_id from rag.sources s where s.name = options.source))),
+      (4, options.tags_filter is not null, case options.tags_match when 'any' then 'c.tags && ($1).tags_filter' else 'c.tags @> ($1).tags_filter' end),
+      (5, options.language is not null, 'c.language = ($1).language'),
+      (6, condition is not null, 'c.content_tsv operator(rag.@@) $2'),
+      (7, num_nonnulls(options.metadata_filter, options.changed_after, options.changed_before) > 0,
+          'exists (select from rag.documents d where d.source_id = c.source_id and d.document_id = c.document_id'
+          || case when options.metadata_filter is not null then ' and d.metadata @> ($1).metadata_filter' else '' end
+          || case when options.changed_after is not null then ' and d.updated_at >= ($1).changed_after' else '' end
+          || case when options.changed_before is not null then ' and d.updated_at < ($1).changed_before' else '' end || ')'),
+      (8, options.check_source, rag._readable_in_source())
+    ) as f (place, is_asked, sql)
+    where f.is_asked);
+end
+$plpgsql$;
 comment on function rag._search_filter(rag._search_options, tsquery) is 'conditions on a chunk c, where $1 are the options and $2 is what its text must match; empty where nothing is filtered';
 
 create or replace function rag._estimated_rows(from_sql text, options rag._search_options, condition tsquery) returns float
@@ -213,15 +215,18 @@ comment on function rag._estimated_rows(text, rag._search_options, tsquery) is '
 ------------------------------------------------------------------------------------------------
 
 create or replace function rag._query_weights(query_text text, pipeline rag.pipelines) returns text
-  language sql stable
+  language plpgsql stable
   set search_path = pg_catalog, pg_temp
-as $sql$
+as $plpgsql$
+begin
   -- A thousand words say what is asked for, and a sparsevec has an end.
-  select '{' || string_agg(w.index || ':' || w.weight, ',' order by w.index) || '}/268435456'
-  from (select rag._lexeme_index(l.lexeme, l.text_search_config) as index, max(l.occurrences * l.idf)::real as weight
-        from rag._query_lexemes(query_text, pipeline) l
-        where l.chunks > 0 group by 1 order by 2 desc limit 1000) w
-$sql$;
+  return (
+    select '{' || string_agg(w.index || ':' || w.weight, ',' order by w.index) || '}/268435456'
+    from (select rag._lexeme_index(l.lexeme, l.text_search_config) as index, max(l.occurrences * l.idf)::real as weight
+          from rag._query_lexemes(query_text, pipeline) l
+          where l.chunks > 0 group by 1 order by 2 desc limit 1000) w);
+end
+$plpgsql$;
 comment on function rag._query_weights(text, rag.pipelines) is 'idf of each lexeme of a query as a sparsevec''s text form; null where there is none';
 
 create or replace function rag._lexeme_query(lexemes text[]) returns tsquery
@@ -235,17 +240,28 @@ $plpgsql$;
 comment on function rag._lexeme_query(text[]) is 'any of the lexemes';
 
 create or replace function rag._rarest_lexemes(query_text text, pipeline rag.pipelines, bound float) returns text[]
-  language sql stable
+  language plpgsql stable
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+begin
+  return (
+    select array_agg(r.lexeme)
+    from (select l.lexeme, sum(sum(l.chunks)) over w as total, row_number() over w as place
+          from rag._query_lexemes(query_text, pipeline) l
+          group by l.lexeme
+          window w as (order by sum(l.chunks), l.lexeme)) r
+    where r.total <= bound or r.place = 1);
+end
+$plpgsql$;
+comment on function rag._rarest_lexemes(text, rag.pipelines, float) is 'the rarest lexemes of a query until their chunks add up to the bound: a chunk with only the others is hardly among the best (the idea of MaxScore, Turtle and Flood 1995)';
+
+create or replace function rag._oversampling(pipeline rag.pipelines) returns integer
+  language sql immutable
   set search_path = pg_catalog, pg_temp
 as $sql$
-  select array_agg(r.lexeme)
-  from (select l.lexeme, sum(sum(l.chunks)) over w as total, row_number() over w as place
-        from rag._query_lexemes(query_text, pipeline) l
-        group by l.lexeme
-        window w as (order by sum(l.chunks), l.lexeme)) r
-  where r.total <= bound or r.place = 1
+  select case when pipeline.quantization = 'binary' then coalesce((pipeline.index_options ->> 'oversampling')::integer, 8) else 1 end
 $sql$;
-comment on function rag._rarest_lexemes(text, rag.pipelines, float) is 'the rarest lexemes of a query until their chunks add up to the bound: a chunk with only the others is hardly among the best (the idea of MaxScore, Turtle and Flood 1995)';
+comment on function rag._oversampling(rag.pipelines) is 'how many times as many chunks the vector index is asked for as are wanted';
 
 create or replace function rag._dense_candidates(
     from_sql text, query_embedding vector, options rag._search_options, condition tsquery, pipeline rag.pipelines,
@@ -256,14 +272,23 @@ create or replace function rag._dense_candidates(
 as $plpgsql$
 declare
   _vector constant name := rag._vector_schema();
+  _sql    text := 'select array(select c.chunk_id from %1$s order by %2$s limit %3$s)';
+  _order  text;
   _found  bigint[];
 begin
-  -- Zero added, the order is no longer that of the index, and all that pass the filter are compared.
-  execute format('select array(select c.chunk_id from %s order by %s limit %s)', from_sql,
-    case when by_index then format('%s operator(%I.<=>) %s', rag._indexed_vector(pipeline.pipeline_id, 'c.embedding'), _vector,
-                                   rag._indexed_vector(pipeline.pipeline_id, '$3'))
-         else format('(c.embedding operator(%I.<=>) $3) + 0', _vector) end,
-    wanted)
+  if by_index then
+    _order := format('%s operator(%I.%s) %s', rag._indexed_vector(pipeline, 'c.embedding'), _vector,
+                     case pipeline.quantization when 'binary' then '<~>' else '<=>' end, rag._indexed_vector(pipeline, '$3'));
+    if pipeline.quantization = 'binary' then
+      -- One bit a dimension finds the neighbourhood; who is nearest in it the whole vectors say.
+      _sql := 'select array(select c.chunk_id from (select c.chunk_id, c.embedding from %1$s order by %2$s limit %5$s) c
+                            order by c.embedding operator(%4$I.<=>) $3 limit %3$s)';
+    end if;
+  else
+    -- Zero added, the order is no longer that of the index, and all that pass the filter are compared.
+    _order := format('(c.embedding operator(%I.<=>) $3) + 0', _vector);
+  end if;
+  execute format(_sql, from_sql, _order, wanted, _vector, wanted * rag._oversampling(pipeline))
   into _found using options, condition, query_embedding;
   return _found;
 end
@@ -282,7 +307,8 @@ as $plpgsql$
 declare
   _found bigint[];
 begin
-  execute format('select array(select c.chunk_id from %s and c.content_tsv @@ $4
+  -- By rag._matches(), as the index is, which row security would not let the core's @@ use.
+  execute format('select array(select c.chunk_id from %s and c.content_tsv operator(rag.@@) $4
                                order by c.content_bm25 operator(%I.<#>) $3::%2$I.sparsevec limit %3$s)',
                  from_sql, rag._vector_schema(), wanted)
   into _found using options, condition, weights, rag._lexeme_query(lexemes);
@@ -323,11 +349,11 @@ create or replace function rag._candidates(
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  -- Chunks whose BM25 is computed: 96 % of the exact top 10 at 940,000 chunks, see docs/search.md.
-  _text_bound constant float := 10000;
   _filter     constant text  := rag._search_filter(options, condition);
   _from       constant text  := format('rag.document_chunks c where c.pipeline_id = %s%s', pipeline.pipeline_id, _filter);
   _chunks     float;
+  -- Chunks whose BM25 is computed: 96 % of the exact top 10 and more, see docs/search.md.
+  _text_bound float;
   _matching   float;
   _few        bigint;
   _dense      bigint[] := '{}';
@@ -336,6 +362,7 @@ declare
 begin
   select greatest(c.reltuples, 1) into _chunks from pg_class c
   where c.oid = to_regclass(format('rag.%I', rag._partition(pipeline.pipeline_id)));
+  _text_bound := least(greatest(10 * sqrt(_chunks), 3000), 30000);
   _matching := _chunks;
   if _filter <> '' or row_security_active('rag.document_chunks') then
     _matching := least(rag._estimated_rows(_from, options, condition), _chunks);
@@ -405,21 +432,39 @@ declare
   _hits rag._search_hit[];
 begin
   execute format($sql$
-    with scored as materialized (
-      select c.chunk_id, c.source_id, c.document_id, 1 - (c.embedding operator(%1$I.<=>) $2) as similarity,
+    with candidate as materialized (
+      select c.chunk_id, c.source_id, c.document_id, c.chunk_index, 1 - (c.embedding operator(%1$I.<=>) $2) as similarity,
              coalesce(-(c.content_bm25 operator(%1$I.<#>) $3::%1$I.sparsevec), 0) as bm25
       from rag.document_chunks c
       where c.pipeline_id = %2$s and c.chunk_id = any ($1)
+    ),
+    -- What a passage is worth depends on what it stands among, too: see docs/search.md. Lateral, so
+    -- that each candidate's neighbours come by index.
+    scored as materialized (
+      select c.*, coalesce(0.4 * c.similarity + 0.6 * a.similarity, c.similarity) as similarity_in_context,
+             coalesce(0.7 * c.bm25 + 0.3 * a.bm25, c.bm25) as bm25_in_context
+      from candidate c
+      left join lateral (
+        select 1 - (%1$I.sum(n.embedding) operator(%1$I.<=>) $2) as similarity,
+               avg(coalesce(-(n.content_bm25 operator(%1$I.<#>) $3::%1$I.sparsevec), 0)) as bm25
+        from rag.document_chunks n
+        where n.pipeline_id = %2$s and n.source_id = c.source_id and n.document_id = c.document_id
+          and n.chunk_index between c.chunk_index - 3 and c.chunk_index + 3
+      ) a on ($4).mode = 'hybrid' and ($4).fusion = 'weighted' and $2 is not null
     ),
     placed as (
       select s.*, case when s.similarity is not null then rank() over (order by s.similarity desc) end as semantic_place,
              case when s.bm25 > 0 then rank() over (order by s.bm25 desc) end as text_place
       from scored s
     ),
-    best as (select max(s.similarity) as similarity, max(s.bm25) as bm25 from scored s),
+    best as (
+      select max(s.similarity) as similarity, max(s.bm25) as bm25,
+             max(s.similarity_in_context) as similarity_in_context, max(s.bm25_in_context) as bm25_in_context
+      from scored s
+    ),
     -- Materialized: its one row costs a pass over the sample, and would be made anew for each candidate.
     weight as materialized (
-      select b.similarity, b.bm25,
+      select b.similarity_in_context, b.bm25_in_context,
              case when b.similarity is null then 0 when coalesce(b.bm25, 0) = 0 or ($4).mode = 'semantic' then 1
                   when ($4).fusion = 'rrf' then coalesce(($4).semantic_weight, 0.5)
                   else coalesce(($4).semantic_weight, rag._automatic_weight($2, b.similarity, %2$s)) end as semantic
@@ -431,8 +476,8 @@ begin
                -- Cormack, Clarke and Buettcher, 2009, with their constant.
                when 'rrf' then 2 * (w.semantic * coalesce(1.0 / (60 + p.semantic_place), 0)
                                     + (1 - w.semantic) * coalesce(1.0 / (60 + p.text_place), 0))
-               else w.semantic * coalesce(p.similarity / nullif(greatest(w.similarity, 0), 0), 0)
-                    + (1 - w.semantic) * coalesce(p.bm25 / nullif(w.bm25, 0), 0)
+               else w.semantic * coalesce(p.similarity_in_context / nullif(greatest(w.similarity_in_context, 0), 0), 0)
+                    + (1 - w.semantic) * coalesce(p.bm25_in_context / nullif(w.bm25_in_context, 0), 0)
              end as score
       from placed p cross join weight w
     ),
@@ -458,7 +503,7 @@ create or replace function rag._set_index_effort(pipeline rag.pipelines, wanted 
   language sql
   set search_path = pg_catalog, pg_temp
 as $sql$
-  select set_config('hnsw.ef_search', least(greatest(wanted, (pipeline.index_options ->> 'ef_search')::integer), 1000)::text, true),
+  select set_config('hnsw.ef_search', least(greatest(wanted * rag._oversampling(pipeline), (pipeline.index_options ->> 'ef_search')::integer), 1000)::text, true),
          set_config('ivfflat.probes', coalesce(pipeline.index_options ->> 'probes',
                     ceil(sqrt(coalesce((pipeline.index_options ->> 'lists')::integer, 100)))::text), true);
 $sql$;
@@ -610,22 +655,25 @@ comment on function rag._snippet(text, text, text) is 'HTML: the parts of a pass
 
 create or replace function rag._search_results(hits rag._search_hit[], query_text text, options rag._search_options, pipeline rag.pipelines)
   returns setof rag.search_result
-  language sql stable
+  language plpgsql stable
   set search_path = pg_catalog, pg_temp
-as $sql$
-  select h.chunk_id, c.document_id, c.content, h.similarity, h.bm25, h.score, c.page_number, c.chunk_index,
-         s.name, d.source_key, d.file_path, coalesce(d.title, d.extracted ->> 'title'), c.section, c.tags, d.metadata,
-         c.language, h.semantic_place, h.text_place, h.rerank_score,
-         case when options.context_chunks > 0
-              then rag._context(c.pipeline_id, c.source_id, c.document_id, c.chunk_index, options.context_chunks) end,
-         case when options.highlight then rag._snippet(c.content, query_text, c.text_search_config) end
-  from unnest(hits) with ordinality as h
-       (chunk_id, similarity, bm25, semantic_place, text_place, score, rerank_score, place)
-  join rag.document_chunks c on c.pipeline_id = pipeline.pipeline_id and c.chunk_id = h.chunk_id
-  join rag.documents d on d.source_id = c.source_id and d.document_id = c.document_id
-  join rag.sources s on s.source_id = c.source_id
-  order by h.place
-$sql$;
+as $plpgsql$
+begin
+  return query
+    select h.chunk_id, c.document_id, c.content, h.similarity, h.bm25, h.score, c.page_number, c.chunk_index,
+           s.name, d.source_key, d.file_path, coalesce(d.title, d.extracted ->> 'title'), c.section, c.tags, d.metadata,
+           c.language, h.semantic_place, h.text_place, h.rerank_score,
+           case when options.context_chunks > 0
+                then rag._context(c.pipeline_id, c.source_id, c.document_id, c.chunk_index, options.context_chunks) end,
+           case when options.highlight then rag._snippet(c.content, query_text, c.text_search_config) end
+    from unnest(hits) with ordinality as h
+         (chunk_id, similarity, bm25, semantic_place, text_place, score, rerank_score, place)
+    join rag.document_chunks c on c.pipeline_id = pipeline.pipeline_id and c.chunk_id = h.chunk_id
+    join rag.documents d on d.source_id = c.source_id and d.document_id = c.document_id
+    join rag.sources s on s.source_id = c.source_id
+    order by h.place;
+end
+$plpgsql$;
 comment on function rag._search_results(rag._search_hit[], text, rag._search_options, rag.pipelines) is 'all that is known of the hits, in their order';
 
 create or replace function rag._search(query_embedding vector, query_text text, options rag._search_options)
@@ -636,13 +684,22 @@ as $plpgsql$
 declare
   -- What the model does not read the words need not be taken from.
   _parsed   constant record := rag._parse_query(left(query_text, 10000));
-  _pipeline constant rag.pipelines := rag._searched_pipeline(options.pipeline);
   _count    constant integer := options.match_count;
+  _pipeline rag.pipelines;
   _hits     rag._search_hit[];
 begin
+  -- Whoever drops a pipeline waits for the lock that this takes, until the search has ended.
+  perform from rag.document_chunks where false;
+  _pipeline := rag._searched_pipeline(options.pipeline);
   if to_regclass(format('rag.%I', rag._partition(_pipeline.pipeline_id))) is null then
+    -- to_regclass() sees what is now, a query what was when the statement began.
+    if exists (select from pg_class c where c.relnamespace = 'rag'::regnamespace and c.relname = rag._partition(_pipeline.pipeline_id)) then
+      return query select * from rag._search_again(query_embedding, query_text, options);
+    end if;
     return;
   end if;
+  -- By the model of the very pipeline that is searched.
+  query_embedding := coalesce(query_embedding, rag._question_embedding(query_text, options.mode, _pipeline.model));
   if options.rerank is not null then
     -- What it may bring up: a cross-encoder reads each with the question, which takes its time.
     options.match_count := greatest(_count, 50);
@@ -655,7 +712,24 @@ begin
   return query select * from rag._search_results(_hits, _parsed.plain, options, _pipeline);
 end
 $plpgsql$;
-comment on function rag._search(vector, text, rag._search_options) is 'the one implementation behind all forms of search';
+comment on function rag._search(vector, text, rag._search_options) is 'the one implementation behind all forms of search; embeds the question where no vector is given';
+
+create or replace function rag._search_again(query_embedding vector, query_text text, options rag._search_options)
+  returns setof rag.search_result
+  -- Volatile though it writes nothing: what it calls sees what is committed now.
+  language plpgsql volatile
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'the pipeline that this transaction sees has been dropped'
+      using errcode = 'serialization_failure',
+            hint    = 'Begin the transaction again: it will search the pipeline that is active now.';
+  end if;
+  return query select * from rag._search(query_embedding, query_text, options);
+end
+$plpgsql$;
+comment on function rag._search_again(vector, text, rag._search_options) is 'a search whose pipeline has been dropped since its statement began, on the one that is active now; raises 40001 where the transaction cannot see it';
 
 create or replace function rag._search_by_document(query_embedding vector, query_text text, options rag._search_options)
   returns setof rag.document_result
@@ -713,11 +787,11 @@ declare
 begin
   for _form in
     values
-      ('search_documents', 'query_text text', 'rag.search_result', 'volatile', 'rag._search', 'rag._question_embedding($1, _options)',
+      ('search_documents', 'query_text text', 'rag.search_result', 'volatile', 'rag._search', 'null',
        'the passages that best answer a question, best first; similarity_score is the cosine, text_rank BM25, hybrid_score both fused. An empty text finds nothing. '),
       ('search_documents', 'query_embedding vector, query_text text', 'rag.search_result', 'stable', 'rag._search', 'rag._checked_embedding($1, _options)',
        'as rag.search_documents(text, …), for callers that embed the question themselves, with the model of the pipeline that is searched; an empty text leaves only the meaning. '),
-      ('find_documents', 'query_text text', 'rag.document_result', 'volatile', 'rag._search_by_document', 'rag._question_embedding($1, _options)',
+      ('find_documents', 'query_text text', 'rag.document_result', 'volatile', 'rag._search_by_document', 'null',
        'as rag.search_documents(text, …), by document: the documents with the best passages, best first, each with up to max_per_document (default 3) of them. ')
   loop
     _first := cardinality(string_to_array(_form.column2, ','));

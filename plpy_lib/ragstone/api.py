@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 from pathlib import Path
 from typing import Any
@@ -53,6 +52,8 @@ def check_folder(path: str) -> str | None:
     if not folder.is_dir():
         return "it is a file, not a folder"
     if not os.access(folder, os.R_OK | os.X_OK):
+        import getpass
+
         return f"the server's account ({getpass.getuser()}) may not read it"
     return None
 

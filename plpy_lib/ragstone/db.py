@@ -11,11 +11,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from ragstone.chunk import ChunkSpec, Passage
-from ragstone.errors import DocumentError
-from ragstone.turns import Lane
+# What only a worker needs is imported where it is used: the first search of a session waits.
+if TYPE_CHECKING:
+    from ragstone.chunk import ChunkSpec, Passage
+    from ragstone.errors import DocumentError
+    from ragstone.turns import Lane
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +240,8 @@ class Database:
             pipeline_id,
         )
         model = self.model(row["model"])
+        from ragstone.chunk import ChunkSpec
+
         spec = ChunkSpec(
             strategy=row["chunk_strategy"],
             size=row["chunk_size"],
@@ -300,6 +304,8 @@ class Database:
     def lanes(self) -> list[Lane]:
         """Where jobs wait; jobs of dead workers are freed first."""
         self._rows("select rag._free_jobs_of_dead_workers()")
+        from ragstone.turns import Lane
+
         return [Lane(**row) for row in self._rows("select * from rag._lanes()")]
 
     def take(self, worker_id: int, lane: Lane, max_jobs: int) -> list[int]:
@@ -361,6 +367,8 @@ class Database:
             mime_type=first["mime_type"],
             extracted=json.loads(first["extracted"]),
         )
+        from ragstone.chunk import Passage
+
         passages = [Passage(r["content"], r["page_number"], r["section"]) for r in rows]
         return Cut(document, first["title"], passages)
 
@@ -408,6 +416,25 @@ class Database:
     def maintenance_task(self, call: str) -> int:
         """One of maintenance.TASKS."""
         return self._value(call)
+
+    def rebuild_step(
+        self,
+        pipeline: str | None,
+        method: str | None,
+        options: str | None,
+        quantization: str | None,
+        begun: bool,
+    ) -> dict[str, Any]:
+        """What rag._rebuild_step() did: begun, done, notice."""
+        return self._rows(
+            "select * from rag._rebuild_step($1, $2, $3, $4, $5)",
+            ["text", "text", "pg_catalog.jsonb", "text", "bool"],
+            pipeline,
+            method,
+            options,
+            quantization,
+            begun,
+        )[0]
 
     def log_maintenance(self, task: str, count: int, started: str) -> None:
         self._rows(

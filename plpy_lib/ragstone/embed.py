@@ -10,9 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import signal
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -304,6 +302,8 @@ def prepack(model_dir: Path) -> Path:
     The stamp is removed first and written last: at every moment a reader finds a complete
     copy or uses the plain file. Raises ModelError if the model can't be used.
     """
+    import tempfile
+
     card = _read_card(model_dir)
     _import_libraries()
     with tempfile.TemporaryDirectory(dir=model_dir, prefix=".prepack-") as temporary:
@@ -419,7 +419,7 @@ def cpu_fingerprint(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     A virtual machine that moves to another host gets another fingerprint. Other flags are
     left out: a kernel update may show more of them.
     """
-    facts = [platform.machine()]
+    facts = [os.uname().machine]
     try:
         with cpuinfo.open(encoding="utf-8", errors="replace") as lines:
             facts += _first_cpu(lines)

@@ -1,4 +1,4 @@
-"""The nightly pass: body of the procedure rag.maintain()."""
+"""Bodies of the procedures rag.maintain(), the nightly pass, and rag.rebuild_index()."""
 
 from __future__ import annotations
 
@@ -26,22 +26,56 @@ TASKS = {
     "contradictions found": "rag._count_problems()",
 }
 
+# Between two looks at an index that is being made.
+REBUILD_POLL_MS = 500
+
 
 def maintain(plpy: Any) -> None:
     """Each task in a transaction of its own; one that fails is a warning and stops no other."""
     db = Database(plpy)
+    _require_no_transaction(db, "rag.maintain()")
+    _do(db, "changed files queued", lambda: _queue_changed_files(db))
+    for task, call in TASKS.items():
+        _do(db, task, lambda call=call: db.maintenance_task(call))
+
+
+def rebuild_index(
+    plpy: Any,
+    pipeline: str | None,
+    method: str | None,
+    options: str | None,
+    quantization: str | None,
+) -> None:
+    """Steps, each in a transaction of its own, until the index is in use."""
+    db = Database(plpy)
+    _require_no_transaction(db, "rag.rebuild_index()")
+    begun = False
+    while True:
+        step = db.rebuild_step(pipeline, method, options, quantization, begun)
+        db.commit()
+        if step["done"]:
+            return
+        if step["notice"]:
+            db.error(
+                f"the index was not made: {step['notice']}",
+                sqlstate="55000",
+                hint="The one before is in use as it was. Where the reason is gone, call again.",
+            )
+        begun = step["begun"]
+        db.sleep(REBUILD_POLL_MS)
+        db.commit()
+
+
+def _require_no_transaction(db: Database, name: str) -> None:
     try:
         db.commit()
     except db.database_errors:
         db.error(
-            "rag.maintain() cannot run inside a transaction block",
+            f"{name} cannot run inside a transaction block",
             sqlstate="25001",
-            detail="It commits after every task.",
+            detail="It commits as it goes.",
             hint="Call it outside of begin … commit, and not from a function.",
         )
-    _do(db, "changed files queued", lambda: _queue_changed_files(db))
-    for task, call in TASKS.items():
-        _do(db, task, lambda call=call: db.maintenance_task(call))
 
 
 def _do(db: Database, task: str, work: Callable[[], int]) -> None:

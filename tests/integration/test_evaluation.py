@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import psycopg
 import pytest
@@ -94,7 +95,8 @@ def test_what_cannot_be_evaluated_is_refused(judged, call, error):
     assert caught.value.diag.message_hint
 
 
-def test_the_index_is_compared_with_exact_search(judged):
+@pytest.fixture
+def many_chunks(judged):
     judged.execute(
         """insert into rag.document_chunks (pipeline_id, source_id, document_id, chunk_index, content, char_count, token_count,
                                             content_tsv, content_bm25, embedding, content_hash)
@@ -103,6 +105,69 @@ def test_the_index_is_compared_with_exact_search(judged):
            from generate_series(1, 3000) n"""
     )
     judged.execute("analyze rag.document_chunks")
+    return judged
+
+
+def rebuilt(db, arguments):
+    """rag.rebuild_index(), with the statement that it asks for where pg_cron does not run."""
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as refused:
+        db.execute(f"call rag.rebuild_index({arguments})")
+    (statement,) = re.findall("Type: (.*); and then", refused.value.diag.message_hint)
+    assert statement.startswith("create index concurrently if not exists ")
+    db.execute(statement)
+    db.execute(f"call rag.rebuild_index({arguments})")
+
+
+INDEXES = "select array_agg(indexdef) from pg_indexes where tablename = 'document_chunks_1' and indexname ~ 'embedding'"
+
+
+def test_another_index_takes_the_place_of_the_one_in_use(many_chunks):
+    db = many_chunks
+    exact = rows(db, "select document_id from rag.search_documents('bees', mode => 'semantic')")
+    for arguments, words in (
+        ("index_options => '{\"m\": 8}'", ("USING hnsw", "halfvec(384)", "m='8'")),
+        ("quantization => 'binary'", ("USING hnsw", "binary_quantize", "bit_hamming_ops")),
+        ("index_method => 'ivfflat', index_options => '{\"lists\": 20, \"probes\": 20}'", ("USING ivfflat", "bit_hamming_ops")),
+        ("quantization => 'none'", ("USING ivfflat", "vector_cosine_ops")),
+    ):
+        rebuilt(db, arguments)
+        (index,) = value(db, INDEXES)
+        assert all(word in index for word in words), index
+        assert value(db, "select recall from rag.ann_recall(sample => 10)") > 0.7
+        assert rows(db, "select document_id from rag.search_documents('bees', mode => 'semantic')") == exact
+    db.execute("call rag.rebuild_index(index_method => 'none')")
+    assert value(db, INDEXES) is None
+    assert value(db, "select recall from rag.ann_recall(sample => 5)") == 1
+
+
+def test_bits_find_the_neighbourhood_and_whole_vectors_rank_it(many_chunks):
+    many_chunks.execute("select rag.create_pipeline('bits', quantization => 'binary')")
+    many_chunks.execute("call rag.drain()")
+    index = value(many_chunks, INDEXES.replace("chunks_1", "chunks_2"))
+    assert "bit_hamming_ops" in index[0]
+    ask = "select array_agg(r.similarity_score) from rag.search_documents('bees', mode => 'semantic', pipeline => %s) r"
+    assert value(many_chunks, ask, "bits") == sorted(value(many_chunks, ask, "bits"), reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ("pipeline => 'none'", psycopg.errors.UndefinedObject),
+        ("index_method => 'btree'", psycopg.errors.InvalidParameterValue),
+        ("quantization => 'ternary'", psycopg.errors.InvalidParameterValue),
+        ("index_options => '{\"m\": \"8); drop table rag.documents\"}'", psycopg.errors.InvalidParameterValue),
+        ("index_options => '[]'", psycopg.errors.InvalidParameterValue),
+        ("index_method => 'ivfflat', index_options => '{\"m\": 8}'", psycopg.errors.InvalidParameterValue),
+    ],
+)
+def test_indexes_that_cannot_be_are_refused(judged, arguments, error):
+    with pytest.raises(error) as caught:
+        judged.execute(f"call rag.rebuild_index({arguments})")
+    assert caught.value.diag.message_hint
+
+
+def test_the_index_is_compared_with_exact_search(many_chunks):
+    judged = many_chunks
     queries, recall, worst = rows(
         judged, "select queries, recall, worst from rag.ann_recall(sample => 20)"
     )[0]

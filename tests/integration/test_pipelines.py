@@ -136,13 +136,46 @@ def test_searches_throughout_never_fail_and_never_mix(db, connect, corpus, drain
         drain()
         db.execute("select rag.activate_pipeline(%s)", [name])
         db.execute("select rag.activate_pipeline('default')")
+        db.execute("select rag.drop_pipeline(%s)", [name])
     stop.set()
     thread.join()
-    # Dropped when nobody searches it any more: a search that began before both could find nothing.
-    for name in ("v2", "v3"):
-        db.execute("select rag.drop_pipeline(%s)", [name])
     assert errors == []
     assert all(len(answer) == 1 for answer in answers), f"neither empty nor mixed: {answers}"
+
+
+@pytest.mark.parametrize(
+    "arguments", ["'chapter' || left(s.s::text, 0)", "rag.embed('chapter'), 'chapter' || left(s.s::text, 0)"]
+)
+def test_a_statement_that_began_before_its_pipeline_was_dropped_searches_the_next(
+    db, connect, corpus, drain, arguments
+):
+    db.execute("select rag.create_pipeline('v2', chunk_size => 200)")
+    drain()
+    session = connect()
+    session.execute("select rag.embed('warm up')")
+    found = []
+    sql = f"select length(r.content) from pg_sleep(2) s, lateral rag.search_documents({arguments}) r"
+    thread = threading.Thread(target=lambda: found.extend(rows(session, sql)))
+    thread.start()
+    asleep = "select count(*) from pg_stat_activity where wait_event = 'PgSleep' and pid = %s"
+    while not value(db, asleep, session.info.backend_pid):
+        assert thread.is_alive()
+    db.execute("select rag.activate_pipeline('v2')")
+    db.execute("select rag.drop_pipeline('default')")
+    thread.join()
+    assert len(found) == 10 and max(found) <= (200,)
+
+
+def test_a_snapshot_from_before_the_drop_is_told_to_begin_again(db, connect, corpus, drain):
+    db.execute("select rag.create_pipeline('v2', chunk_size => 200)")
+    drain()
+    session = connect()
+    session.execute("begin isolation level repeatable read")
+    session.execute("select from rag.pipelines")
+    db.execute("select rag.activate_pipeline('v2')")
+    db.execute("select rag.drop_pipeline('default')")
+    with pytest.raises(psycopg.errors.SerializationFailure, match="has been dropped"):
+        session.execute("select * from rag.search_documents('chapter')")
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,26 @@ def test_a_long_document_does_not_fill_the_page_where_that_is_not_wanted(book):
     assert sorted(documents) == [(1, 2), (2, 1), (3, 1), (4, 1), (5, 1)]
 
 
+def test_a_passage_among_others_on_the_subject_stands_before_the_same_passage_alone(db, drain):
+    """By both legs together; each leg by itself ranks by the passage alone."""
+    db.execute("create table books (id integer primary key, body text)")
+    db.execute("select rag.attach_source('books', content_column => 'body')")
+    same = "The keeper opens the hive in May and looks for the queen. " * 8
+    other = "Trains to the coast leave every hour from platform nine. " * 8
+    bees = "A hive of bees has one queen, who lays all of the eggs. " * 8
+    for number, neighbour in ((1, other), (2, bees)):
+        body = "\n\n".join([neighbour, same, neighbour])
+        db.execute("insert into books values (%s, %s)", [number, body])
+    drain()
+    scores = """select array_agg(round(r.similarity_score::numeric, 3) order by document_id),
+                       array_agg(r.hybrid_score order by r.document_id)
+                  from rag.search_documents('where is the queen of the hive?', mode => %s) r where r.chunk_index = 1"""
+    (alone,) = rows(db, scores, "hybrid")
+    assert alone[0][0] == alone[0][1] and alone[1][0] < alone[1][1] <= 1
+    (semantic,) = rows(db, scores, "semantic")
+    assert semantic[1][0] == pytest.approx(semantic[1][1], abs=0.01)
+
+
 def test_context_is_the_passage_with_its_neighbours_and_no_repetition(book):
     for index, content, context in rows(
         book,

@@ -196,3 +196,26 @@ def test_workers_and_owners_are_not_kept_from_anything(tenants, db, drain):
     db.execute("insert into papers values (200, 'wax of tenant 1', 1)")
     drain()
     assert value(db, "select document_id from rag.search_documents('wax', match_count => 1)") == 200
+
+
+def test_row_security_lets_the_text_leg_use_its_index(tenants, db):
+    """Not so with the core's @@, which is not leakproof: all chunks of the tenant would be unpacked."""
+    db.execute(
+        """insert into rag.document_chunks (pipeline_id, source_id, document_id, chunk_index, content, char_count, token_count,
+                                            content_tsv, content_bm25, embedding, content_hash, tenant_id)
+           select 1, 1, 1000 + n, 0, 'filler', 6, 3, to_tsvector('simple', 'filler' || n),
+                  rag._bm25_weights(to_tsvector('simple', 'filler' || n), 'simple', 40), c.embedding, '', 2
+           from generate_series(1, 2000) n, (select embedding from rag.document_chunks limit 1) c"""
+    )
+    db.execute("analyze rag.document_chunks")
+    db.execute("load 'auto_explain'")
+    plans = []
+    db.add_notice_handler(lambda n: plans.append(n.message_primary))
+    db.execute("set auto_explain.log_min_duration = 0; set auto_explain.log_nested_statements = on; set client_min_messages = log")
+    db.execute(f"set ragstone.tenant_id = 2; set session authorization {ROLE}")
+    candidates = "select rag._text_candidates('rag.document_chunks c where c.pipeline_id = 1', rag._query_weights('filler7', p), '{filler7}', null, null, 10) from rag._active_pipeline() p"
+    assert len(value(db, candidates)) == 1
+    db.execute("reset session authorization")
+    plan = "\n".join(plans)
+    assert "Bitmap Index Scan on document_chunks_1_content_tsv_idx" in plan, plan
+    assert "tenant_id = " in plan, plan
