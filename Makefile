@@ -14,10 +14,10 @@ PINNED     = requirements/server.txt requirements/build.txt requirements/model.t
 MODEL      = build/model/model.json
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build install uninstall demo test chaos fuzz cluster stop psql env bench lint lock clean installed venv venv-dev
+.PHONY: help deps build install uninstall demo test chaos fuzz cluster stop psql env bench lint lock clean dist test-dist installed venv venv-dev
 
 help: ## list the targets
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 deps: ## install the server, PL/Python, pg_cron and pgvector where they are missing
 	@tools/deps.sh
@@ -42,6 +42,12 @@ installed: build
 uninstall: ## remove the extension from the server
 	@test -n "$(PG_CONFIG)" || { echo "ragstone: error: no PostgreSQL server is installed" >&2; exit 1; }
 	@$(SUDO) $(or $(PYTHON),python3) tools/install.py uninstall --pkglibdir $(PKGLIBDIR) --sharedir $(SHAREDIR)
+
+dist: build ## make Debian packages, META.json and a source archive in build/dist
+	@$(PYTHON) -B tools/dist.py --pg-config $(PG_CONFIG) --python $(PYTHON) --output build/dist
+
+test-dist: dist ## install the packages on a clean Debian, search, upgrade and purge (needs root and debootstrap)
+	@tests/dist/run.sh
 
 demo: ## install all there is to install, take in the sample documents, ask three questions
 	@$(MAKE) --no-print-directory deps

@@ -107,7 +107,8 @@ begin
       -- Before: afterwards nobody knows which rows a partition had.
       ('ragstone_truncate', 'before truncate', '_before_truncate', '')) as v (name, event, function, referencing)
   loop
-    execute format('create trigger %I %s on %s %s for each statement execute function rag.%I(%L)',
+    -- Or replace: a table that was restored without the data of rag.sources has them already.
+    execute format('create or replace trigger %I %s on %s %s for each statement execute function rag.%I(%L)',
                    _trigger.name, _trigger.event, relation, _trigger.referencing, _trigger.function, source_id);
     -- Always: rows that come by replication (session_replication_role = replica) are rows too.
     execute format('alter table %s enable always trigger %I', relation, _trigger.name);
@@ -503,6 +504,19 @@ comment on function rag._delete_documents(integer, text[]) is 'takes documents o
 -- The trigger functions are SECURITY DEFINER: who may change the user''s table needs no privilege on
 -- ragstone's own tables. Their only input is the source's id, which the trigger's definition fixes.
 
+create or replace function rag._warn_unattached(relation regclass) returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+begin
+  -- So it is while a dump is restored schema first and data later, and stays so where the data never
+  -- come. The table's rows must be writable either way.
+  raise warning 'table % has triggers of ragstone and is not attached: its changes are not followed', _warn_unattached.relation
+    using hint = format('While a dump is being restored this is as it should be. Otherwise attach it: select rag.attach_source(%L, …);', _warn_unattached.relation);
+end
+$plpgsql$;
+comment on function rag._warn_unattached(regclass) is 'warns that a table has triggers of a source that is not there';
+
 create or replace function rag._after_insert() returns trigger
   language plpgsql
   -- SECURITY DEFINER: as told above.
@@ -513,7 +527,11 @@ declare
   _source rag.sources;
   _keys   text[];
 begin
-  select * into strict _source from rag.sources s where s.source_id = tg_argv[0]::integer;
+  select * into _source from rag.sources s where s.source_id = tg_argv[0]::integer;
+  if not found then
+    perform rag._warn_unattached(tg_relid);
+    return null;
+  end if;
   execute format('select array_agg(%I::text) from new_rows', _source.key_column) into _keys;
   if _keys is not null then
     perform rag._record_changes(_source.source_id, _keys, 0::smallint);
@@ -533,7 +551,11 @@ declare
   _changed text[];
   _gone    text[];
 begin
-  select * into strict _source from rag.sources s where s.source_id = tg_argv[0]::integer;
+  select * into _source from rag.sources s where s.source_id = tg_argv[0]::integer;
+  if not found then
+    perform rag._warn_unattached(tg_relid);
+    return null;
+  end if;
   execute format(
     'select array_agg(n.%1$I::text) from new_rows n left join old_rows o on o.%1$I = n.%1$I where o.%1$I is null or %2$s',
     _source.key_column,
@@ -584,7 +606,11 @@ declare
   _source rag.sources;
   _keys   text[];
 begin
-  select * into strict _source from rag.sources s where s.source_id = tg_argv[0]::integer;
+  select * into _source from rag.sources s where s.source_id = tg_argv[0]::integer;
+  if not found then
+    perform rag._warn_unattached(tg_relid);
+    return null;
+  end if;
   execute format('select array_agg(%I::text) from old_rows', _source.key_column) into _keys;
   if _keys is not null then
     perform rag._delete_documents(_source.source_id, _keys);
@@ -603,7 +629,11 @@ declare
   _source rag.sources;
   _keys   text[];
 begin
-  select * into strict _source from rag.sources s where s.source_id = tg_argv[0]::integer;
+  select * into _source from rag.sources s where s.source_id = tg_argv[0]::integer;
+  if not found then
+    perform rag._warn_unattached(tg_relid);
+    return null;
+  end if;
   if tg_relid = _source.relation then
     perform rag._delete_documents(_source.source_id, null);
   else
@@ -625,8 +655,22 @@ create or replace function rag._after_ddl() returns event_trigger
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _source rag.sources;
+  _source  rag.sources;
+  _trigger record;
 begin
+  -- pg_restore --disable-triggers switches all triggers of a table off and, after its data, on: those
+  -- of sources fire always, and the one on rag.pipelines is what lets its data in.
+  for _trigger in
+    select t.tgname, t.tgrelid::regclass as relation
+    from pg_trigger t join pg_proc p on p.oid = t.tgfoid
+    where not t.tgisinternal and p.pronamespace = 'rag'::regnamespace
+      and t.tgenabled = case p.proname when '_restore_pipeline' then 'D' else 'O' end
+      and (p.proname = '_restore_pipeline' or t.tgname like 'ragstone%')
+      and t.tgrelid in (select d.objid from pg_event_trigger_ddl_commands() d where d.classid = 'pg_class'::regclass)
+  loop
+    execute format('alter table %s enable always trigger %I', _trigger.relation, _trigger.tgname);
+  end loop;
+
   for _source in
     select s.* from rag.sources s
     where exists (select from pg_event_trigger_ddl_commands() d
@@ -645,7 +689,7 @@ begin
   end loop;
 end
 $plpgsql$;
-comment on function rag._after_ddl() is 'follows renamed columns of attached tables, and gives new partitions their triggers';
+comment on function rag._after_ddl() is 'follows renamed columns of attached tables, gives new partitions their triggers, and keeps triggers firing always';
 
 create or replace function rag._follow_columns(source rag.sources) returns rag.sources
   language plpgsql

@@ -291,10 +291,21 @@ create or replace function rag._check_sources(out ok boolean, out detail text, o
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _source  rag.sources;
-  _count   integer := 0;
-  _missing bigint;
+  _source   rag.sources;
+  _count    integer := 0;
+  _missing  bigint;
+  _relation regclass;
 begin
+  select t.tgrelid into _relation from pg_trigger t join pg_proc p on p.oid = t.tgfoid
+  where p.pronamespace = 'rag'::regnamespace and not t.tgisinternal and t.tgname like 'ragstone%'
+    and not exists (select from rag.sources s where convert_to(s.source_id::text, 'UTF8') || '\x00' = t.tgargs)
+  limit 1;
+  if found then
+    ok := false;
+    detail := format('%s has triggers of ragstone and is not attached: changes go unseen', _relation);
+    hint := format('After restoring a schema, restore the data too, with --disable-triggers; or attach it: select rag.attach_source(%L, …);', _relation);
+    return;
+  end if;
   for _source in select * from rag.sources order by source_id loop
     _count := _count + 1;
     begin

@@ -5,6 +5,7 @@
 #   tools/deps.sh pg_config   print the pg_config of the newest installed server
 #   tools/deps.sh advice      print what to put into postgresql.conf, if it is not there
 #   tools/deps.sh python      print the interpreter that plpython3 is linked to
+#   tools/deps.sh vector DIR  build pgvector from Debian's source and install it below DIR
 #   tools/deps.sh mirror LABEL  print the mirror for packages labelled Debian or Debian-Security
 #
 # PG_CONFIG=/path/to/pg_config chooses the server.
@@ -217,13 +218,15 @@ WRAPPER
     chmod 755 with_headers
 }
 
+# Into the server, or below the folder given.
 build_vector() {
     say "building pgvector from Debian's source package (less than a minute)"
     fetch_vector_source
     unpack_headers
     local flags=(-C "$work/source/pgvector" PG_CONFIG="$work/source/with_headers" OPTFLAGS="" with_llvm=no)
     quietly make -j"$(nproc)" "${flags[@]}" || die "pgvector did not build"
-    quietly make "${flags[@]}" install || die "pgvector could not be installed"
+    quietly make "${flags[@]}" DESTDIR="${1:-}" install || die "pgvector could not be installed"
+    [ -z "${1:-}" ] || cp "$work/source/pgvector/LICENSE" "$work/source/pgvector/CHANGELOG.md" "$1"
 }
 
 # --- the whole -----------------------------------------------------------------------------
@@ -237,6 +240,14 @@ On Debian and Ubuntu: postgresql-N postgresql-plpython3-N postgresql-N-cron post
 On Fedora and RHEL (PGDG): postgresqlN-server postgresqlN-plpython3 pg_cron_N pgvector_N python3
 Install them, then run this again.
 LIST
+}
+
+make_workspace() {
+    work=$(mktemp -d /var/tmp/ragstone-deps.XXXXXX)
+    chmod 755 "$work" # apt downloads as an account of its own
+    made_policy="" made_dropin="" upgrade="" vector_from_source="" major=""
+    trap cleanup EXIT
+    refresh_lists
 }
 
 become_root() {
@@ -293,15 +304,19 @@ main() {
     [ -n "$wanted" ] || return 0
     command -v apt-get >/dev/null || die "only Debian and Ubuntu are installed by this script; missing: $wanted" "$(packages_by_hand)"
     become_root "$wanted"
-    work=$(mktemp -d /var/tmp/ragstone-deps.XXXXXX)
-    chmod 755 "$work" # apt downloads as an account of its own
-    made_policy="" made_dropin="" upgrade="" vector_from_source="" major=""
-    trap cleanup EXIT
-    refresh_lists
+    make_workspace
     # shellcheck disable=SC2086 # one word each
     install_missing "$pg_config" $wanted
     pg_config=$(pg_config_path)
     [ -z "$vector_from_source" ] || build_vector
+}
+
+vector_below() {
+    local pg_config
+    pg_config=$(pg_config_path)
+    make_workspace
+    major=$(server_major "$pg_config")
+    build_vector "$1"
 }
 
 # --- what only the server's owner may change -----------------------------------------------
@@ -336,6 +351,7 @@ case "${1:-install}" in
     install) main ;;
     pg_config) pg_config_path ;;
     advice) advice ;;
+    vector) vector_below "$(realpath "$2")" ;;
     mirror) debian_mirror "$2" ;;
     python) linked_python "$(pg_config_path)" ;;
     *) die "unknown command: $1" ;;

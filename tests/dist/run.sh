@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Installs build/dist on a clean Debian of this machine's release: tests/dist/inside.sh says what is tried.
+# Needs root and debootstrap. The bare root is kept in /var/tmp for the next time.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
+bare=/var/tmp/ragstone-dist-$suite
+root=$(mktemp -d "$bare.XXXXXX")
+trap 'rm -rf "$root"' EXIT
+tools/debian_root.sh "$bare" "$suite" true
+cp -a "$bare/." "$root"
+mkdir "$root/root/dist"
+cp build/dist/*.deb "$root/root/dist"
+tools/debian_root.sh "$root" "$suite" tests/dist/inside.sh
