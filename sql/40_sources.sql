@@ -91,6 +91,18 @@ as $sql$
 $sql$;
 comment on function rag._triggers(integer) is 'the triggers of a source, on its table and that table''s partitions';
 
+create or replace function rag._source_of_trigger(source_id integer, relation regclass) returns setof rag.sources
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  -- The number alone is not enough: where only the schema of a dump was restored, numbers begin anew.
+  select s.* from rag.sources s
+  where s.source_id = _source_of_trigger.source_id
+    and (s.relation = _source_of_trigger.relation
+         or s.relation in (select a from pg_partition_ancestors(_source_of_trigger.relation) a))
+$sql$;
+comment on function rag._source_of_trigger(integer, regclass) is 'the source that a trigger of this table was made for, if it is still attached';
+
 create or replace function rag._make_triggers(source_id integer, relation regclass) returns void
   language plpgsql
   set search_path = pg_catalog, pg_temp
@@ -527,7 +539,7 @@ declare
   _source rag.sources;
   _keys   text[];
 begin
-  select * into _source from rag.sources s where s.source_id = tg_argv[0]::integer;
+  select * into _source from rag._source_of_trigger(tg_argv[0]::integer, tg_relid);
   if not found then
     perform rag._warn_unattached(tg_relid);
     return null;
@@ -551,7 +563,7 @@ declare
   _changed text[];
   _gone    text[];
 begin
-  select * into _source from rag.sources s where s.source_id = tg_argv[0]::integer;
+  select * into _source from rag._source_of_trigger(tg_argv[0]::integer, tg_relid);
   if not found then
     perform rag._warn_unattached(tg_relid);
     return null;
@@ -606,7 +618,7 @@ declare
   _source rag.sources;
   _keys   text[];
 begin
-  select * into _source from rag.sources s where s.source_id = tg_argv[0]::integer;
+  select * into _source from rag._source_of_trigger(tg_argv[0]::integer, tg_relid);
   if not found then
     perform rag._warn_unattached(tg_relid);
     return null;
@@ -629,7 +641,7 @@ declare
   _source rag.sources;
   _keys   text[];
 begin
-  select * into _source from rag.sources s where s.source_id = tg_argv[0]::integer;
+  select * into _source from rag._source_of_trigger(tg_argv[0]::integer, tg_relid);
   if not found then
     perform rag._warn_unattached(tg_relid);
     return null;
