@@ -9,7 +9,7 @@ declare
 begin
   select * into _source from rag.sources s
    where s.relation = 'rag.uploads'::regclass
-     and (select count(*) from rag._triggers(s.source_id) t where t.tgrelid = s.relation) < 4;
+     and not exists (select from rag._triggers(s.source_id));
   if found then
     lock table rag.uploads in share row exclusive mode;
     perform rag._make_triggers(_source.source_id, _source.relation);

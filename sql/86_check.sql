@@ -316,14 +316,13 @@ begin
       hint := format('Alter the column back, or attach the table anew after: select rag.detach_source(%L);', _source.relation);
       return;
     end;
-    -- Four each, always on, on the table and every partition.
-    select 4 * (select count(*) from (select _source.relation::oid union select t.relid from pg_partition_tree(_source.relation) t) r)
-           - count(*) filter (where t.tgenabled = 'A') into _missing
-      from rag._triggers(_source.source_id) t;
+    select count(*) into _missing
+    from (select _source.relation::oid as relid union select t.relid from pg_partition_tree(_source.relation) t) r
+    where not rag._has_all_triggers(_source.source_id, r.relid);
     -- Those of rag.uploads are no part of a dump: they come back with the next worker or upload.
-    if _missing > 0 and not (_missing = 4 and _source.relation = 'rag.uploads'::regclass) then
+    if _missing > 0 and not (_source.relation = 'rag.uploads'::regclass and not exists (select from rag._triggers(_source.source_id))) then
       ok := false;
-      detail := format('%s: %s trigger(s) are missing or disabled: changes go unseen', _source.name, _missing);
+      detail := format('%s: triggers are missing or disabled on %s table(s): changes go unseen', _source.name, _missing);
       hint := format('Attach it anew: select rag.detach_source(%L); then rag.attach_source(…) as before.', _source.relation);
       return;
     end if;
