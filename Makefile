@@ -14,7 +14,7 @@ PINNED     = requirements/server.txt requirements/build.txt requirements/model.t
 MODEL      = build/model/model.json
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build install uninstall demo test chaos fuzz cluster stop psql env bench lint lock clean dist test-dist reference installed venv venv-dev
+.PHONY: help deps build install uninstall demo test chaos fuzz cluster stop psql env bench lint lock clean dist test-dist freeze reference installed venv venv-dev
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -79,6 +79,9 @@ env: ## print how to reach the private cluster: eval "$(make -s env)"
 
 bench: cluster venv-dev ## measure ingest, search and triggers (ARGS='quality --collection DIR')
 	@eval "$$($(CLUSTER) env)" && PYTHONPATH=plpy_lib $(VENV)/bin/python -m bench $(ARGS)
+
+freeze: build ## at a release: keep its install script and hashes for good
+	@$(VENV)/bin/python tools/assemble.py freeze --model $(MODEL)
 
 reference: installed venv-dev ## write docs/reference.md and the list of objects anew, from the catalog
 	@RAGSTONE_REWRITE_GOLDEN=1 $(VENV)/bin/python -m pytest -q tests/contents/test_objects.py
