@@ -86,9 +86,10 @@ freeze: build ## at a release: keep its install script and hashes for good
 reference: installed venv-dev ## write docs/reference.md and the list of objects anew, from the catalog
 	@RAGSTONE_REWRITE_GOLDEN=1 $(VENV)/bin/python -m pytest -q tests/contents/test_objects.py
 
-lint: venv-dev ## check Python and shell code
+lint: venv-dev ## check Python, SQL and shell code
 	@$(VENV)/bin/ruff check --quiet .
-	@! command -v shellcheck >/dev/null || shellcheck tools/*.sh .ci/run
+	@$(VENV)/bin/python tools/check_sql.py
+	@! command -v shellcheck >/dev/null || shellcheck tools/*.sh tools/debian/* tests/dist/*.sh .ci/run
 
 lock: ## pin requirements/*.in anew (UPGRADE=1 takes the newest)
 	@tools/lock.sh "$(PYTHON)" $(if $(UPGRADE),--upgrade)

@@ -94,7 +94,9 @@ sed -i "s/$version/9.0.0/" "$next"/DEBIAN/{control,postinst,prerm,postrm,md5sums
 dpkg-deb -Znone --root-owner-group --build "$next" /tmp/next.deb >/dev/null
 dpkg -i /tmp/next.deb >/dev/null
 libdir=${home#"$next"}
-[ -e "$libdir/9.0.0/ragstone" ] && [ -e "$libdir/$version/ragstone" ] || die "an upgrade must keep both versions"
+for kept in 9.0.0 "$version"; do
+    [ -e "$libdir/$kept/ragstone" ] || die "an upgrade must keep both versions: $kept is gone"
+done
 expect 2 "select page_number from rag.search_documents('How humid may the paper store be?', match_count => 1)"
 step "upgrade: the version in use stays"
 

@@ -4,6 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
+# shellcheck disable=SC1091 # it is the machine's
 suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
 bare=/var/tmp/ragstone-dist-$suite
 root=$(mktemp -d "$bare.XXXXXX")
