@@ -46,8 +46,8 @@ uninstall: ## remove the extension from the server
 dist: build ## make Debian packages, META.json and a source archive in build/dist
 	@$(PYTHON) -B tools/dist.py --pg-config $(PG_CONFIG) --python $(PYTHON) --output build/dist
 
-test-dist: dist ## install the packages on a clean Debian, search, upgrade and purge (needs root and debootstrap)
-	@tests/dist/run.sh
+test-dist: dist ## install the packages on a clean Debian, search, upgrade, purge (SUITE=trixie; needs root)
+	@tests/dist/run.sh $(SUITE)
 
 demo: ## install all there is to install, take in the sample documents, ask three questions
 	@$(MAKE) --no-print-directory deps

@@ -163,6 +163,10 @@ as $sql$
     where (k.level = 'statement' or exists (select from rag.sources s where s.source_id = _has_all_triggers.source_id and s.relation = _has_all_triggers.relation))
       and not exists (select from rag._triggers(_has_all_triggers.source_id) t
                       where t.tgrelid = _has_all_triggers.relation and t.tgname = k.tgname and t.tgenabled = k.fires))
+    -- Nor may those that a partition has from its table fire elsewhere.
+    and not exists (
+    select from pg_trigger t join rag._trigger_kinds() k on k.tgname = t.tgname
+    where t.tgrelid = _has_all_triggers.relation and t.tgparentid <> 0 and t.tgenabled <> k.fires)
 $sql$;
 comment on function rag._has_all_triggers(integer, regclass) is 'whether a source''s table, or a partition of it, has all its triggers, each firing where it shall';
 
@@ -726,7 +730,7 @@ begin
   for _trigger in
     select t.tgname, t.tgrelid::regclass as relation, coalesce(k.fires, 'A') as fires
     from pg_trigger t join pg_proc p on p.oid = t.tgfoid left join rag._trigger_kinds() k on k.tgname = t.tgname
-    where p.pronamespace = 'rag'::regnamespace and not t.tgisinternal and t.tgparentid = 0
+    where p.pronamespace = 'rag'::regnamespace and not t.tgisinternal
       and case when p.proname = '_restore_pipeline' then t.tgenabled = 'D' else t.tgenabled <> 'D' and t.tgenabled <> k.fires end
       and t.tgrelid in (select d.objid from pg_event_trigger_ddl_commands() d where d.classid = 'pg_class'::regclass)
   loop

@@ -50,7 +50,7 @@ create or replace function rag._check_extension(out ok boolean, out detail text,
 as $sql$
   select a.default_version = e.extversion,
          format('database %s, installed files %s', e.extversion, coalesce(a.default_version, 'none')),
-         case when a.default_version is null then 'The files are gone: make install'
+         case when a.default_version is null then 'The files are gone: make install, or install its package.'
               when a.default_version <> e.extversion then 'Type: alter extension ragstone update; sessions then have to reconnect.' end
   from pg_extension e left join pg_available_extensions a on a.name = e.extname
   where e.extname = 'ragstone'
@@ -66,7 +66,7 @@ exception when others then
   ok := false;
   detail := sqlerrm;
   hint := case when sqlerrm like '%has ragstone%in memory%' then 'Reconnect: a session loads the package once.'
-               else 'The package for this version is not where it was installed: make install' end;
+               else 'The package for this version is not where it was installed: make install, or install its package again.' end;
 end
 $plpgsql$;
 
@@ -102,7 +102,7 @@ begin
   ok := _given = _expected;
   detail := format('%s dimensions in %s ms', _given, round(extract(epoch from clock_timestamp() - _started) * 1000));
   if not ok then
-    hint := format('The model should give %s: make install', _expected);
+    hint := format('The model should give %s: make install, or install its package again.', _expected);
   end if;
 exception when others then
   ok := false;

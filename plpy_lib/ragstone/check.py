@@ -22,7 +22,7 @@ from ragstone.memory import available_bytes
 from ragstone.protocol import ExtractRequest
 from ragstone.sandbox import Sandbox
 
-REINSTALL = "Install ragstone again: make install"
+REINSTALL = "Install ragstone again: make install, or apt-get install --reinstall of its package"
 
 # Imported by the backend; what only the child imports is tried there.
 LIBRARIES = {"numpy": "numpy", "onnxruntime": "onnxruntime", "tokenizers": "tokenizers"}

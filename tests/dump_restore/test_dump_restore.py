@@ -38,6 +38,11 @@ def dumped(db, add, table, drain) -> dict[str, list]:
     db.execute("create table shop.notes (id uuid primary key default gen_random_uuid(), body text)")
     db.execute("select rag.attach_source('shop.notes', content_column => 'body')")
     db.execute("insert into shop.notes (body) values ('A note about foxes.')")
+    db.execute("create table shop.parts (id integer primary key, body text) partition by range (id)")
+    db.execute("create table shop.parts_1 partition of shop.parts for values from (0) to (10)")
+    db.execute("create table shop.parts_2 partition of shop.parts for values from (10) to (20)")
+    db.execute("select rag.attach_source('shop.parts', content_column => 'body')")
+    db.execute("insert into shop.parts values (1, 'A part about foxes.'), (11, 'A part about geese.')")
     db.execute("select rag.add_document(name => 'a.txt', content => 'An upload about foxes.')")
     drain()
     add(3, "Not processed before the dump.")
@@ -95,6 +100,8 @@ def goes_on(cluster, database, before, table, root):
         assert (
             value(db, "select count(*) from rag.ingestion_queue where document_id = 5") == 1
         ), "triggers fire once"
+        db.execute("insert into shop.parts values (2, 'Another part.'), (12, 'And another.')")
+        assert value(db, "select count(*) from rag.ingestion_queue where document_id in (2, 12)") == 2
         db.execute("call rag.drain()")
         found = "select document_id from rag.documents where source_id = 1 and status = 'completed' order by 1"
         assert [r[0] for r in rows(db, found)] == [1, 2, 3, 5]
