@@ -293,11 +293,9 @@ def meta() -> str:
 
 def source_files() -> list[Path]:
     """What belongs to the source, relative to its root."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    if listed.returncode == 0:
-        return sorted(Path(name) for name in listed.stdout.split("\0") if name)
+    if (ROOT / ".git").exists() and shutil.which("git"):
+        listed = output("git", "-C", ROOT, "ls-files", "-z")
+        return sorted(Path(name) for name in listed.split("\0") if name)
     built = {"build", "__pycache__"}
     return sorted(
         path
