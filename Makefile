@@ -14,7 +14,7 @@ PINNED     = requirements/server.txt requirements/build.txt requirements/model.t
 MODEL      = build/model/model.json
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build install uninstall demo test chaos soak fuzz cluster stop psql env bench bench-search lint lock clean installed venv venv-dev
+.PHONY: help deps build install uninstall demo test chaos soak fuzz cluster stop psql env bench bench-search lint lock clean dist test-dist freeze reference installed venv venv-dev
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -42,6 +42,12 @@ installed: build
 uninstall: ## remove the extension from the server
 	@test -n "$(PG_CONFIG)" || { echo "ragstone: error: no PostgreSQL server is installed" >&2; exit 1; }
 	@$(SUDO) $(or $(PYTHON),python3) tools/install.py uninstall --pkglibdir $(PKGLIBDIR) --sharedir $(SHAREDIR)
+
+dist: build ## make Debian packages, META.json and a source archive in build/dist
+	@$(PYTHON) -B tools/dist.py --pg-config $(PG_CONFIG) --python $(PYTHON) --output build/dist
+
+test-dist: dist ## install the packages on a clean Debian, search, upgrade, purge (SUITE=trixie; needs root)
+	@tests/dist/run.sh $(SUITE)
 
 demo: ## install all there is to install, take in the sample documents, ask three questions
 	@$(MAKE) --no-print-directory deps
@@ -86,9 +92,16 @@ bench-search: cluster venv-dev ## measure search: quality (COLLECTIONS='DIR DIR:
 	@$(MAKE) --no-print-directory bench ARGS=search
 	@$(MAKE) --no-print-directory bench ARGS="scale --chunks $(or $(CHUNKS),10000 100000)"
 
-lint: venv-dev ## check Python and shell code
+freeze: build ## at a release: keep its install script and hashes for good
+	@$(VENV)/bin/python tools/assemble.py freeze --model $(MODEL)
+
+reference: installed venv-dev ## write docs/reference.md and the list of objects anew, from the catalog
+	@RAGSTONE_REWRITE_GOLDEN=1 $(VENV)/bin/python -m pytest -q tests/contents/test_objects.py
+
+lint: venv-dev ## check Python, SQL and shell code
 	@$(VENV)/bin/ruff check --quiet .
-	@! command -v shellcheck >/dev/null || shellcheck tools/*.sh .ci/run
+	@$(VENV)/bin/python tools/check_sql.py
+	@! command -v shellcheck >/dev/null || shellcheck tools/*.sh tools/debian/* tests/dist/*.sh .ci/run
 
 lock: ## pin requirements/*.in anew (UPGRADE=1 takes the newest)
 	@tools/lock.sh "$(PYTHON)" $(if $(UPGRADE),--upgrade)

@@ -80,10 +80,15 @@ declare
   _pipeline rag.pipelines;
   _model    rag.models;
 begin
+  select * into strict _pipeline from rag.pipelines p where p.pipeline_id = _ensure_partition.pipeline_id;
+  -- First of all: where only the schema of a dump was restored, the partition is there and this is not.
+  insert into rag._pipeline_statistics (pipeline_id, average_length)
+  -- Until there is a corpus to count: English text has a lexeme in about 11 characters, 3 tokens.
+  values (_pipeline.pipeline_id, _pipeline.chunk_size / case _pipeline.chunk_unit when 'characters' then 11.0 else 3.0 end)
+  on conflict on constraint _pipeline_statistics_pkey do nothing;
   if to_regclass(format('rag.%I', _name)) is not null then
     return;
   end if;
-  select * into strict _pipeline from rag.pipelines p where p.pipeline_id = _ensure_partition.pipeline_id;
   select * into strict _model from rag.models m where m.name = _pipeline.model;
 
   -- Made apart and then attached, which no search and no worker has to wait for.
@@ -109,11 +114,6 @@ begin
   if (select c.relrowsecurity from pg_class c where c.oid = 'rag.document_chunks'::regclass) then
     perform rag._isolate(i.relation, i.condition) from rag._isolated_relations() i where i.relation = to_regclass(format('rag.%I', _name));
   end if;
-
-  insert into rag._pipeline_statistics (pipeline_id, average_length)
-  -- Until there is a corpus to count: English text has a lexeme in about 11 characters, 3 tokens.
-  values (_pipeline.pipeline_id, _pipeline.chunk_size / case _pipeline.chunk_unit when 'characters' then 11.0 else 3.0 end)
-  on conflict on constraint _pipeline_statistics_pkey do nothing;
 end
 $plpgsql$;
 comment on function rag._ensure_partition(integer) is 'makes a pipeline''s partition and indexes where they are missing; not in the extension''s script, so that pg_dump takes them';

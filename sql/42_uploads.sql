@@ -1,5 +1,30 @@
 -- Documents without a table of the user's: rag.uploads, attached like any source at its first use.
 
+create or replace function rag._follow_uploads() returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _source rag.sources;
+begin
+  select * into _source from rag.sources s
+   where s.relation = 'rag.uploads'::regclass
+     and not exists (select from rag._triggers(s.source_id));
+  if found then
+    lock table rag.uploads in share row exclusive mode;
+    perform rag._make_triggers(_source.source_id, _source.relation);
+    -- What came or went meanwhile.
+    perform rag._record_changes(_source.source_id, array(
+      select u.upload_id::text from rag.uploads u
+      where not exists (select from rag.documents d where d.source_id = _source.source_id and d.document_id = u.upload_id)), 0::smallint);
+    perform rag._delete_documents(_source.source_id, array(
+      select d.source_key from rag.documents d
+      where d.source_id = _source.source_id and not exists (select from rag.uploads u where u.upload_id = d.document_id)));
+  end if;
+end
+$plpgsql$;
+comment on function rag._follow_uploads() is 'makes the triggers of rag.uploads anew: pg_dump leaves them out, as it does with all triggers on tables of an extension';
+
 create or replace function rag._open_uploads(tenant_id bigint) returns bigint
   language plpgsql
   -- SECURITY DEFINER: whoever adds documents can neither attach tables nor read other settings.
@@ -11,10 +36,11 @@ begin
                             tenant_column => 'tenant_id', tags_column => 'tags', language_column => 'language',
                             metadata_columns => '{metadata}', name => 'uploads')
    where not exists (select from rag.sources s where s.relation = 'rag.uploads'::regclass);
+  perform rag._follow_uploads();
   return rag.get('max_file_bytes', _open_uploads.tenant_id)::bigint;
 end
 $plpgsql$;
-comment on function rag._open_uploads(bigint) is 'attaches rag.uploads at its first use; returns max_file_bytes of the tenant';
+comment on function rag._open_uploads(bigint) is 'attaches rag.uploads at its first use, and again after a restore; returns max_file_bytes of the tenant';
 
 create or replace function rag.add_document(
     name      text,
@@ -66,6 +92,7 @@ create or replace function rag.remove_document(document_id bigint) returns boole
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 begin
+  perform rag._open_uploads(null);
   delete from rag.uploads u where u.upload_id = remove_document.document_id;
   return found;
 end

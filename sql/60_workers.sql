@@ -9,6 +9,10 @@ drain(plpy, run_for, max_documents)
 $python$;
 comment on procedure rag.drain(interval, bigint) is 'works off the queue in this session, and returns when it is empty and run_for has passed, or after max_documents. It commits as it goes, so it cannot run inside a transaction block. Cancelled, it gives back what it has not done';
 
+-- An update: workers have the package of the version before in memory. They end with what they are at,
+-- and pg_cron starts others.
+update rag.workers w set stop_requested = true;
+
 create or replace function rag._refresh_statistics() returns void
   language plpgsql
   set search_path = pg_catalog, pg_temp

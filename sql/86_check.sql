@@ -50,7 +50,7 @@ create or replace function rag._check_extension(out ok boolean, out detail text,
 as $sql$
   select a.default_version = e.extversion,
          format('database %s, installed files %s', e.extversion, coalesce(a.default_version, 'none')),
-         case when a.default_version is null then 'The files are gone: make install'
+         case when a.default_version is null then 'The files are gone: make install, or install its package.'
               when a.default_version <> e.extversion then 'Type: alter extension ragstone update; sessions then have to reconnect.' end
   from pg_extension e left join pg_available_extensions a on a.name = e.extname
   where e.extname = 'ragstone'
@@ -66,7 +66,7 @@ exception when others then
   ok := false;
   detail := sqlerrm;
   hint := case when sqlerrm like '%has ragstone%in memory%' then 'Reconnect: a session loads the package once.'
-               else 'The package for this version is not where it was installed: make install' end;
+               else 'The package for this version is not where it was installed: make install, or install its package again.' end;
 end
 $plpgsql$;
 
@@ -102,7 +102,7 @@ begin
   ok := _given = _expected;
   detail := format('%s dimensions in %s ms', _given, round(extract(epoch from clock_timestamp() - _started) * 1000));
   if not ok then
-    hint := format('The model should give %s: make install', _expected);
+    hint := format('The model should give %s: make install, or install its package again.', _expected);
   end if;
 exception when others then
   ok := false;
@@ -306,10 +306,21 @@ create or replace function rag._check_sources(out ok boolean, out detail text, o
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _source  rag.sources;
-  _count   integer := 0;
-  _missing bigint;
+  _source   rag.sources;
+  _count    integer := 0;
+  _missing  bigint;
+  _relation regclass;
 begin
+  select t.tgrelid into _relation from pg_trigger t join pg_proc p on p.oid = t.tgfoid
+  where p.pronamespace = 'rag'::regnamespace and not t.tgisinternal and t.tgname like 'ragstone%'
+    and not exists (select from rag._source_of_trigger(rtrim(encode(t.tgargs, 'escape'), '\000')::integer, t.tgrelid))
+  limit 1;
+  if found then
+    ok := false;
+    detail := format('%s has triggers of ragstone and is not attached: changes go unseen', _relation);
+    hint := format('After restoring a schema, restore the data too, with --disable-triggers; or attach it: select rag.attach_source(%L, …);', _relation);
+    return;
+  end if;
   for _source in select * from rag.sources order by source_id loop
     _count := _count + 1;
     begin
@@ -320,13 +331,13 @@ begin
       hint := format('Alter the column back, or attach the table anew after: select rag.detach_source(%L);', _source.relation);
       return;
     end;
-    -- Four each, always on, on the table and every partition.
-    select 4 * (select count(*) from (select _source.relation::oid union select t.relid from pg_partition_tree(_source.relation) t) r)
-           - count(*) filter (where t.tgenabled = 'A') into _missing
-      from rag._triggers(_source.source_id) t;
-    if _missing > 0 then
+    select count(*) into _missing
+    from (select _source.relation::oid as relid union select t.relid from pg_partition_tree(_source.relation) t) r
+    where not rag._has_all_triggers(_source.source_id, r.relid);
+    -- Those of rag.uploads are no part of a dump: they come back with the next worker or upload.
+    if _missing > 0 and not (_source.relation = 'rag.uploads'::regclass and not exists (select from rag._triggers(_source.source_id))) then
       ok := false;
-      detail := format('%s: %s trigger(s) are missing or disabled: changes go unseen', _source.name, _missing);
+      detail := format('%s: triggers are missing or disabled on %s table(s): changes go unseen', _source.name, _missing);
       hint := format('Attach it anew: select rag.detach_source(%L); then rag.attach_source(…) as before.', _source.relation);
       return;
     end if;

@@ -5,12 +5,14 @@
 
 `build` writes the install script, an update script from each earlier release, and the frozen
 install scripts of those releases. `freeze`, run at a release, keeps its install script in
-extension/, where only the folder of the Python package is still open.
+extension/, where only the folder of the Python package is still open, and the hashes of that
+script and of the migrations in extension/released.sha256: a test sees to it that none changes.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import re
 import sys
@@ -20,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NAME = "ragstone"
+RELEASED = "extension/released.sha256"
 PLACEHOLDER = re.compile(r"@([a-z][a-z0-9_]*)@")
 BOOT = """\
 import sys; sys.path[:1] == ["@libdir@"] or sys.path.insert(0, "@libdir@")
@@ -201,7 +204,32 @@ def freeze(sources: Sources, card: Path) -> Path:
     if target.exists():
         raise AssembleError(f"{target.name} is released; raise default_version in {NAME}.control")
     write(target, sources.script(values_for(control, card, "@libdir@")))
+    frozen = [*sources.migrations(), *sources.root.glob(f"extension/{NAME}--*.sql")]
+    names = sorted(str(path.relative_to(sources.root)) for path in frozen)
+    hashes = "".join(f"{sha256(sources.root / name)}  {name}\n" for name in names)
+    write(sources.root / RELEASED, hashes)
     return target
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def changed_since_release(root: Path) -> list[str]:
+    """Released files that are gone or differ, and frozen scripts without a hash."""
+    listed: dict[str, str] = {}
+    if (root / RELEASED).exists():
+        for line in (root / RELEASED).read_text().splitlines():
+            digest, name = line.split("  ")
+            listed[name] = digest
+    differing = [
+        name
+        for name, digest in listed.items()
+        if not (root / name).is_file() or sha256(root / name) != digest
+    ]
+    scripts = {str(p.relative_to(root)) for p in root.glob(f"extension/{NAME}--*.sql")}
+    return sorted({*differing, *(scripts - listed.keys())})
 
 
 def write(path: Path, text: str) -> None:

@@ -6,6 +6,8 @@
 #   tools/deps.sh pg_config   print the pg_config of the newest installed server
 #   tools/deps.sh advice      print what to put into postgresql.conf, if it is not there
 #   tools/deps.sh python      print the interpreter that plpython3 is linked to
+#   tools/deps.sh packages N  print the distribution's packages for PostgreSQL N
+#   tools/deps.sh vector DIR  build pgvector from Debian's source and install it below DIR
 #   tools/deps.sh mirror LABEL  print the mirror for packages labelled Debian or Debian-Security
 #
 # PG_CONFIG=/path/to/pg_config chooses the server.
@@ -90,6 +92,22 @@ wants_ocr() {
     [ "${WITH_OCR:-}" != yes ] || command -v tesseract >/dev/null || ! command -v apt-get >/dev/null || echo ocr
 }
 
+# The one list of Debian's packages: Dockerfile and the Debian package are tested against it.
+package_of() {
+    case $1 in
+        server) echo "postgresql-$2" ;;
+        plpython) echo "postgresql-plpython3-$2" ;;
+        cron) echo "postgresql-$2-cron" ;;
+        vector) echo "postgresql-$2-pgvector" ;;
+        venv) echo python3-venv ;;
+    esac
+}
+
+packages() {
+    local thing
+    for thing in server plpython cron vector venv; do package_of "$thing" "$1"; done
+}
+
 # --- apt, with lists and downloads of its own ----------------------------------------------
 
 apt_isolated() {
@@ -123,8 +141,9 @@ installed_version() { dpkg-query -W -f '${Version}' "$1" 2>/dev/null || true; }
 newest_offered() {
     local version
     for version in $SUPPORTED; do
-        if [ -n "$(candidate "postgresql-$version")" ] && [ -n "$(candidate "postgresql-plpython3-$version")" ] &&
-            [ -n "$(candidate "postgresql-$version-cron")" ]; then
+        if [ -n "$(candidate "$(package_of server "$version")")" ] &&
+            [ -n "$(candidate "$(package_of plpython "$version")")" ] &&
+            [ -n "$(candidate "$(package_of cron "$version")")" ]; then
             echo "$version"
             return
         fi
@@ -133,7 +152,8 @@ newest_offered() {
 
 # plpython3 depends on its server's exact version: take the one that fits what is installed.
 plpython_package() {
-    local name=postgresql-plpython3-$1 version
+    local name version
+    name=$(package_of plpython "$1")
     version=$(installed_version "postgresql-$1")
     if [ -n "$version" ] && offers "$name" "$version"; then
         name=$name=$version
@@ -225,13 +245,15 @@ WRAPPER
     chmod 755 with_headers
 }
 
+# Into the server, or below the folder given.
 build_vector() {
     say "building pgvector from Debian's source package (less than a minute)"
     fetch_vector_source
     unpack_headers
     local flags=(-C "$work/source/pgvector" PG_CONFIG="$work/source/with_headers" OPTFLAGS="" with_llvm=no)
     quietly make -j"$(nproc)" "${flags[@]}" || die "pgvector did not build"
-    quietly make "${flags[@]}" install || die "pgvector could not be installed"
+    quietly make "${flags[@]}" DESTDIR="${1:-}" install || die "pgvector could not be installed"
+    [ -z "${1:-}" ] || cp "$work/source/pgvector/LICENSE" "$work/source/pgvector/CHANGELOG.md" "$1"
 }
 
 # --- the whole -----------------------------------------------------------------------------
@@ -245,6 +267,14 @@ On Debian and Ubuntu: postgresql-N postgresql-plpython3-N postgresql-N-cron post
 On Fedora and RHEL (PGDG): postgresqlN-server postgresqlN-plpython3 pg_cron_N pgvector_N python3
 Install them, then run this again.
 LIST
+}
+
+make_workspace() {
+    work=$(mktemp -d /var/tmp/ragstone-deps.XXXXXX)
+    chmod 755 "$work" # apt downloads as an account of its own
+    made_policy="" made_dropin="" upgrade="" vector_from_source="" major=""
+    trap cleanup EXIT
+    refresh_lists
 }
 
 become_root() {
@@ -269,14 +299,14 @@ install_missing() {
     major=$(if [ -n "$pg_config" ]; then server_major "$pg_config"; else newest_offered; fi)
     [ -n "$major" ] || die "apt offers no PostgreSQL from 15 to 18 with PL/Python and pg_cron" \
         "Is the network there? 'apt-get update' shows what apt can reach." "$(packages_by_hand)"
-    case $wanted in *" server "*) packages+=("postgresql-$major") ;; esac
+    case $wanted in *" server "*) packages+=("$(package_of server "$major")") ;; esac
     case $wanted in *" plpython "*) plpython_package "$major" && packages+=("$package") ;; esac
-    case $wanted in *" cron "*) packages+=("postgresql-$major-cron") ;; esac
-    case $wanted in *" venv "*) packages+=(python3-venv) ;; esac
+    case $wanted in *" cron "*) packages+=("$(package_of cron "$major")") ;; esac
+    case $wanted in *" venv "*) packages+=("$(package_of venv "$major")") ;; esac
     case $wanted in *" ocr "*) packages+=(tesseract-ocr tesseract-ocr-eng) ;; esac
     case $wanted in *" vector "*)
-        if [ -n "$(candidate "postgresql-$major-pgvector")" ]; then
-            packages+=("postgresql-$major-pgvector")
+        if [ -n "$(candidate "$(package_of vector "$major")")" ]; then
+            packages+=("$(package_of vector "$major")")
         else
             vector_from_source=yes
             command -v cc >/dev/null && command -v make >/dev/null || packages+=(gcc libc6-dev make)
@@ -302,15 +332,19 @@ main() {
     [ -n "$wanted" ] || return 0
     command -v apt-get >/dev/null || die "only Debian and Ubuntu are installed by this script; missing: $wanted" "$(packages_by_hand)"
     become_root "$wanted"
-    work=$(mktemp -d /var/tmp/ragstone-deps.XXXXXX)
-    chmod 755 "$work" # apt downloads as an account of its own
-    made_policy="" made_dropin="" upgrade="" vector_from_source="" major=""
-    trap cleanup EXIT
-    refresh_lists
+    make_workspace
     # shellcheck disable=SC2086 # one word each
     install_missing "$pg_config" $wanted
     pg_config=$(pg_config_path)
     [ -z "$vector_from_source" ] || build_vector
+}
+
+vector_below() {
+    local pg_config
+    pg_config=$(pg_config_path)
+    make_workspace
+    major=$(server_major "$pg_config")
+    build_vector "$1"
 }
 
 # --- what only the server's owner may change -----------------------------------------------
@@ -345,6 +379,8 @@ case "${1:-install}" in
     install) main ;;
     pg_config) pg_config_path ;;
     advice) advice ;;
+    packages) packages "$2" ;;
+    vector) vector_below "$(realpath "$2")" ;;
     mirror) debian_mirror "$2" ;;
     python) linked_python "$(pg_config_path)" ;;
     *) die "unknown command: $1" ;;

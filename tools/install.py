@@ -1,11 +1,12 @@
 """Install the extension into a server, or remove it. Runs as root, with the standard library only.
 
-    install.py install --pkglibdir DIR --sharedir DIR
+    install.py install --pkglibdir DIR --sharedir DIR [--destdir DIR]
     install.py uninstall --pkglibdir DIR --sharedir DIR
 
 The Python package of a version, its libraries and its model go to PKGLIBDIR/ragstone/VERSION. That
 folder is finished beside its place and renamed into it, and only the parts that changed are made
-anew.
+anew. With --destdir all of it goes below that folder, to be packed up for machines like this one:
+the model is then not prepacked, which depends on the CPU.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def cpu() -> bytes:
     return b"\n".join(sorted({line for line in lines if line.startswith(wanted)}))
 
 
-def wanted_manifest() -> Manifest:
+def wanted_manifest(*, for_this_cpu: bool) -> Manifest:
     """A digest of the sources of each part.
 
     Raises InstallError if something has not been built.
@@ -75,7 +76,8 @@ def wanted_manifest() -> Manifest:
         if not built.exists():
             raise InstallError(f"{built} is missing; type: make build")
     packages = digest(p.name.encode() for p in sorted(PACKAGES.glob(".installed-*")))
-    model = digest([(MODEL / "model.json").read_bytes(), packages.encode(), cpu()])
+    prepacked = cpu() if for_this_cpu else b""
+    model = digest([(MODEL / "model.json").read_bytes(), packages.encode(), prepacked])
     sources = files_of(PACKAGE)
     code = digest(b for p in sources for b in (bytes(p.relative_to(PACKAGE)), p.read_bytes()))
     return {"packages": packages, "models": model, NAME: code}
@@ -92,10 +94,14 @@ def installed_manifest(target: Path) -> Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """The folder of one version while it is being made in `folder`, to end up as `target`."""
+    """The folder of one version while it is being made in `folder`, to end up as `target`.
+
+    `destination` is where the server will find it: `target`, unless that is to be packed up.
+    """
 
     folder: Path
     target: Path
+    destination: Path
 
     def make(self, wanted: Manifest, present: Manifest) -> None:
         """Make each part, or link the installed one if that is what is wanted."""
@@ -131,13 +137,15 @@ class Tree:
         self.compile(self.folder, check=False)
 
     def make_model(self) -> None:
-        """Copy the model and write its copy for this machine's CPU."""
-        say("installing the model and prepacking it for this CPU")
+        """Copy the model and, where it stays, write its copy for this machine's CPU."""
         name = json.loads((MODEL / "model.json").read_text())["name"]
         folder = self.folder / "models" / name
         folder.mkdir(parents=True)
         for file in MODEL_FILES:
             shutil.copy(MODEL / file, folder)
+        if self.target != self.destination:
+            return
+        say("prepacking the model for this CPU")
         environment = {"PATH": os.defpath, "PYTHONPATH": str(self.folder)}
         command = [sys.executable, "-B", ROOT / "tools" / "build_model.py", "prepack", folder]
         run(command, environment)
@@ -153,7 +161,7 @@ class Tree:
         could not replace them. Third-party packages may hold files for other Pythons.
         """
         options = ["-j", "0", "--invalidation-mode", "unchecked-hash", "-qq"]
-        paths = ["-s", self.folder, "-p", self.target]
+        paths = ["-s", self.folder, "-p", self.destination]
         command = [sys.executable, "-m", "compileall", *options, *paths, folder]
         run(command, {"PATH": os.defpath}, check=check)
 
@@ -223,16 +231,22 @@ def version() -> str:
     raise InstallError(f"{CONTROL} sets no default_version")
 
 
-def install(pkglibdir: Path, extensions: Path) -> None:
-    """Install what changed."""
+def install(pkglibdir: Path, extensions: Path, destdir: Path | None = None) -> None:
+    """Install what changed, below `destdir` if that is given."""
+    destination = pkglibdir / NAME / version()
+    if destdir:
+        pkglibdir, extensions = (destdir / p.relative_to("/") for p in (pkglibdir, extensions))
+        for folder in (pkglibdir, extensions):
+            folder.mkdir(parents=True, exist_ok=True)
     home = pkglibdir / NAME
     home.mkdir(mode=0o755, exist_ok=True)
     with locked(home):
         target = home / version()
-        wanted, present = wanted_manifest(), installed_manifest(target)
+        wanted = wanted_manifest(for_this_cpu=destdir is None)
+        present = installed_manifest(target)
         changed = wanted != present
         if changed:
-            tree = Tree(home / ".new", target)
+            tree = Tree(home / ".new", target, destination)
             shutil.rmtree(tree.folder, ignore_errors=True)
             tree.make(wanted, present)
             tree.swap_in()
@@ -254,11 +268,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("command", choices=["install", "uninstall"])
     parser.add_argument("--pkglibdir", type=Path, required=True, help="pg_config --pkglibdir")
     parser.add_argument("--sharedir", type=Path, required=True, help="pg_config --sharedir")
+    parser.add_argument("--destdir", type=Path, help="install below this folder, to be packed up")
     options = parser.parse_args(arguments)
     os.umask(0o022)
     try:
-        action = install if options.command == "install" else uninstall
-        action(options.pkglibdir, options.sharedir / "extension")
+        extensions = options.sharedir / "extension"
+        if options.command == "install":
+            install(options.pkglibdir, extensions, options.destdir)
+        else:
+            uninstall(options.pkglibdir, extensions)
     except InstallError as error:
         say(f"error: {error}")
         return 1

@@ -24,7 +24,7 @@ from ragstone.memory import available_bytes
 from ragstone.protocol import ExtractRequest
 from ragstone.sandbox import Sandbox
 
-REINSTALL = "Install ragstone again: make install"
+REINSTALL = "Install ragstone again: make install, or apt-get install --reinstall of its package"
 REINSTALL_TESSERACT = "Install it again: apt-get install --reinstall tesseract-ocr libtesseract5"
 
 _WIDTH, _HEIGHT = 200, 100

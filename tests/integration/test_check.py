@@ -52,8 +52,9 @@ MISTAKES = [
     ("document_root", "update rag._settings set value = '/nowhere'", "no such folder"),
     ("document_root", "update rag._settings set value = '/'", "own data"),
     ("sources", 'alter table "TblDocumentFiles" disable trigger ragstone_update', "disabled"),
-    ("sources", 'alter table "TblDocumentFiles" enable trigger ragstone_update', "disabled"),
-    ("sources", 'drop trigger ragstone_delete on "TblDocumentFiles"', "1 trigger"),
+    ("sources", 'alter event trigger ragstone_after_ddl disable; alter table "TblDocumentFiles" enable always trigger ragstone_update', "disabled"),
+    ("sources", 'delete from rag.sources', "is not attached"),
+    ("sources", 'drop trigger ragstone_delete on "TblDocumentFiles"', "1 table"),
     ("sources", "set session_replication_role = replica; alter event trigger ragstone_after_ddl disable; "
                 'alter table "TblDocumentFiles" alter "DocumentFilePath" type json using null', "json"),
     ("indexes", "drop index rag.document_chunks_1_embedding_idx", "hnsw"),

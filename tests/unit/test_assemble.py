@@ -127,3 +127,20 @@ def test_unchanged_script_is_not_rewritten(repository: Path):
 def test_path_that_would_break_out_of_its_string_is_refused(repository: Path, pkglibdir: str):
     with pytest.raises(assemble.AssembleError, match="plain path"):
         build(repository, pkglibdir)
+
+
+def test_what_was_released_is_frozen_by_hash(repository: Path):
+    assert assemble.changed_since_release(repository) == []
+    assemble.freeze(assemble.Sources(repository), repository / "model.json")
+    assert assemble.changed_since_release(repository) == []
+    set_version(repository, "0.11.0")
+    (repository / "migrations/0.11.0.sql").write_text("create table rag.third ();\n")
+    assert assemble.changed_since_release(repository) == []
+    (repository / "migrations/0.9.0.sql").write_text("create table rag.changed ();\n")
+    (repository / "extension/ragstone--0.10.0.sql").unlink()
+    assert assemble.changed_since_release(repository) == [
+        "extension/ragstone--0.10.0.sql",
+        "migrations/0.9.0.sql",
+    ]
+    (repository / "extension/ragstone--0.8.0.sql").touch()
+    assert "extension/ragstone--0.8.0.sql" in assemble.changed_since_release(repository)
