@@ -14,10 +14,10 @@ PINNED     = requirements/server.txt requirements/build.txt requirements/model.t
 MODEL      = build/model/model.json
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build install uninstall demo test chaos soak fuzz cluster stop psql env bench bench-search lint lock clean dist test-dist freeze reference installed venv venv-dev
+.PHONY: help deps build install uninstall demo test chaos soak fuzz cluster stop psql env bench bench-search lint lock clean dist test-dist test-debian13 freeze reference installed venv venv-dev
 
 help: ## list the targets
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 deps: ## install the server, PL/Python, pg_cron and pgvector where they are missing
 	@tools/deps.sh
@@ -45,6 +45,9 @@ uninstall: ## remove the extension from the server
 
 dist: build ## make Debian packages, META.json and a source archive in build/dist
 	@$(PYTHON) -B tools/dist.py --pg-config $(PG_CONFIG) --python $(PYTHON) --output build/dist
+
+test-debian13: ## run all tests on a clean Debian 13, with PostgreSQL 17 (needs root and debootstrap)
+	@tools/debian_root.sh /var/tmp/ragstone-debian13 trixie make test
 
 test-dist: dist ## install the packages on a clean Debian, search, upgrade, purge (SUITE=trixie; needs root)
 	@tests/dist/run.sh $(SUITE)
