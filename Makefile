@@ -17,7 +17,7 @@ MODEL      = build/model/model.json
 .PHONY: help deps build install uninstall demo test chaos soak fuzz cluster stop psql env bench bench-search lint lock clean dist test-dist test-debian13 freeze reference installed venv venv-dev
 
 help: ## list the targets
-	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 deps: ## install the server, PL/Python, pg_cron and pgvector where they are missing
 	@tools/deps.sh

@@ -738,10 +738,12 @@ begin
   end loop;
 
   for _source in
+    -- Ancestors are looked up; a tree is locked, and sessions that each alter a partition would wait for
+    -- each other.
     select s.* from rag.sources s
     where exists (select from pg_event_trigger_ddl_commands() d
                   where d.classid = 'pg_class'::regclass
-                    and (d.objid = s.relation or d.objid in (select t.relid from pg_partition_tree(s.relation) t)))
+                    and (d.objid = s.relation or s.relation in (select a.relid from pg_partition_ancestors(d.objid) a)))
   loop
     _source := rag._follow_columns(_source);
     -- Triggers read these columns with the rights of ragstone's owner: a type of the table's owner,
@@ -749,7 +751,14 @@ begin
     perform rag._require_columns(_source);
     -- A new partition has none, while the table has all: a half restored dump is left alone.
     perform rag._make_triggers(_source.source_id, t.relid)
-    from pg_partition_tree(_source.relation) t
+    from (select distinct n.relid
+          from pg_event_trigger_ddl_commands() d
+          join pg_class c on c.oid = d.objid and c.relkind in ('r', 'p')
+          cross join lateral (select d.objid::regclass as relid
+                              union all
+                              select t.relid from pg_partition_tree(case when c.relkind = 'p' then c.oid end) t) n
+          where d.classid = 'pg_class'::regclass
+            and _source.relation in (select a.relid from pg_partition_ancestors(d.objid) a union all select d.objid)) t
     where rag._has_all_triggers(_source.source_id, _source.relation)
       and not exists (select from rag._triggers(_source.source_id) g where g.tgrelid = t.relid);
   end loop;
