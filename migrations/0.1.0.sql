@@ -586,10 +586,11 @@ comment on column rag._pipeline_statistics.average_length is 'lexemes a chunk, a
 comment on column rag._pipeline_statistics.background_chunks is 'number of chunks when rag._background was last drawn';
 
 create table rag._background (
-  pipeline_id integer not null,
-  embedding   vector  not null
-);
-create index on rag._background (pipeline_id);
+  pipeline_id integer  not null,
+  place       smallint not null,
+  embedding   vector   not null,
+  primary key (pipeline_id, place)
+) with (fillfactor = 45); -- room for the next draw in the same pages, without vacuum
 alter table rag._background alter column embedding set storage plain;
 comment on table rag._background is 'a random sample of stored vectors: how similar an unrelated passage is to a query';
 

@@ -54,13 +54,20 @@ begin
 
     -- The sample is drawn anew each time the corpus has doubled or halved.
     if _chunks > 0 and (_chunks >= 2 * _statistics.background_chunks or 2 * _chunks < _statistics.background_chunks) then
-      delete from rag._background b where b.pipeline_id = _statistics.pipeline_id;
-      insert into rag._background (pipeline_id, embedding)
-      select c.pipeline_id, c.embedding
-      from rag.document_chunks c
-      where c.pipeline_id = _statistics.pipeline_id and random() < 2048.0 / _chunks
-      order by random()
-      limit 256;
+      with drawn as materialized (
+        select row_number() over () as place, d.embedding
+        from (select c.embedding
+              from rag.document_chunks c
+              where c.pipeline_id = _statistics.pipeline_id and random() < 2048.0 / _chunks
+              order by random()
+              limit 256) d
+      ), removed as (
+        delete from rag._background b
+        where b.pipeline_id = _statistics.pipeline_id and b.place > (select count(*) from drawn)
+      )
+      insert into rag._background as b (pipeline_id, place, embedding)
+      select _statistics.pipeline_id, d.place, d.embedding from drawn d
+      on conflict on constraint _background_pkey do update set embedding = excluded.embedding;
       update rag._pipeline_statistics s set background_chunks = _chunks where s.pipeline_id = _statistics.pipeline_id;
     end if;
 

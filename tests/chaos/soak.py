@@ -57,9 +57,11 @@ class Soak:
         self.samples: list[Sample] = []
 
     def work(self) -> None:
+        """One session for the whole time, in calls as long as those that pg_cron makes."""
         with self.run.cluster.connect(self.run.cluster.database) as db:
             self.worker_pid = db.info.backend_pid
-            db.execute(f"call rag.drain(run_for => interval '{self.minutes + 60} min')")
+            while not self.run.stopping.is_set():
+                db.execute("call rag.drain(run_for => interval '120 s')")
 
     def search(self, db: psycopg.Connection) -> None:
         query = f"what belongs to word{random.randrange(60)}x"
