@@ -24,6 +24,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plpy_lib"))
+
+from ragstone.embed import cpu_fingerprint
+
 sys.dont_write_bytecode = True  # the tree may belong to another user
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,13 +64,6 @@ def files_of(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
 
 
-def cpu() -> bytes:
-    """What the prepacked model depends on; a change of it means prepacking again."""
-    lines = Path("/proc/cpuinfo").read_bytes().splitlines()
-    wanted = (b"model name", b"flags", b"Features", b"CPU part")
-    return b"\n".join(sorted({line for line in lines if line.startswith(wanted)}))
-
-
 def wanted_manifest(*, for_this_cpu: bool) -> Manifest:
     """A digest of the sources of each part.
 
@@ -76,7 +73,7 @@ def wanted_manifest(*, for_this_cpu: bool) -> Manifest:
         if not built.exists():
             raise InstallError(f"{built} is missing; type: make build")
     packages = digest(p.name.encode() for p in sorted(PACKAGES.glob(".installed-*")))
-    prepacked = cpu() if for_this_cpu else b""
+    prepacked = cpu_fingerprint().encode() if for_this_cpu else b""
     model = digest([(MODEL / "model.json").read_bytes(), packages.encode(), prepacked])
     sources = files_of(PACKAGE)
     code = digest(b for p in sources for b in (bytes(p.relative_to(PACKAGE)), p.read_bytes()))
