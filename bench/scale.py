@@ -202,7 +202,10 @@ def by_selectivity(connection: Connection, questions: list[Question], count: int
 
 
 def by_pgbench(
-    database: Database, connection: Connection, questions: list[Question], options: argparse.Namespace
+    database: Database,
+    connection: Connection,
+    questions: list[Question],
+    options: argparse.Namespace,
 ) -> Iterator[Row]:
     """Queries per second."""
     connection.execute(

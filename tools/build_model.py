@@ -8,8 +8,6 @@ same versions of onnx, onnxruntime and numpy. `prepack` runs at install with the
 libraries only.
 """
 
-
-
 from __future__ import annotations
 
 import argparse

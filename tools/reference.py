@@ -144,21 +144,29 @@ def reference(db: Any) -> str:
         for routine in own:
             parts.append(f"\n### {routine['name']}\n\n```text")
             parts.extend(signature(routine))
-            parts.append(f"```\n\n{sentence(routine['comment'])} Level: {granted(routine['levels'])}.")
+            parts.append(
+                f"```\n\n{sentence(routine['comment'])} Level: {granted(routine['levels'])}."
+            )
         parts.extend(relation(view) for view in views)
     lost = {r["name"] for r in routines} - where.keys()
     if lost:
         raise ValueError(f"defined in no file that TOPICS lists: {', '.join(sorted(lost))}")
-    parts.append("\n## Tables\n\nRead them as far as the level allows; they are written by functions alone.")
+    parts.append(
+        "\n## Tables\n\nRead them as far as the level allows; they are written by functions alone."
+    )
     parts.extend(relation(table) for table in relations if table["kind"] in "rp")
     parts.append("\n## Types\n\nWhat searches and previews return.")
     parts.extend(relation(kind) for kind in relations if kind["kind"] == "c")
-    parts.append("\n## Settings\n\nChanged with `rag.set(name, value)`; see [configuration.md](configuration.md).\n")
+    parts.append(
+        "\n## Settings\n\nChanged with `rag.set(name, value)`; see [configuration.md](configuration.md).\n"
+    )
     parts.append("| name | default | unit | each tenant | |\n|---|---|---|---|---|")
     for s in rows(db, SETTINGS):
         tenant = "yes" if s["per_tenant"] else ""
         default = f"`{s['value']}`" if s["value"] else ""
-        parts.append(f"| `{s['name']}` | {default} | {s['unit']} | {tenant} | {sentence(s['description'])} |")
+        parts.append(
+            f"| `{s['name']}` | {default} | {s['unit']} | {tenant} | {sentence(s['description'])} |"
+        )
     return "\n".join(parts) + "\n"
 
 
