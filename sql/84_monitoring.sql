@@ -23,11 +23,12 @@ create or replace function rag._process_memory_bytes(pid integer) returns bigint
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  -- Where the kernel does not list children, this is only the session's own.
-  _children text := coalesce(pg_read_file(format('/proc/%1$s/task/%1$s/children', pid), true), '');
+  _children text;
 begin
+  -- Where the kernel does not list children, this is only the session's own.
+  _children := coalesce(pg_read_file(format('/proc/%1$s/task/%1$s/children', pid), 0, 10000, true), '');
   -- Private memory alone: shared buffers and the model's mapped file are in it once for all.
-  return (select sum(1024 * substring(pg_read_file(format('/proc/%s/status', p), true) from 'RssAnon:\s+(\d+) kB')::bigint)
+  return (select sum(1024 * substring(pg_read_file(format('/proc/%s/status', p), 0, 10000, true) from 'RssAnon:\s+(\d+) kB')::bigint)
           from unnest(string_to_array(trim(pid || ' ' || _children), ' ')) p);
 exception when others then
   return null;

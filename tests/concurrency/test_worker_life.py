@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 
+import psutil
 import pytest
 from helpers import children_of, eventually, in_background, long_text, rows, value
 
@@ -96,6 +98,19 @@ def test_an_idle_worker_gives_its_memory_back_and_still_works(db, add, worker):
         eventually(lambda number=number: completed(db) == number)
         eventually(lambda: children_of(worker) == [])
     eventually(lambda: state(db) == [("idle",)])
+
+
+def test_the_memory_of_a_worker_and_its_children_is_told(db, add, worker):
+    add(1, "One document has the children started.")
+    eventually(lambda: completed(db) == 1)
+    own = psutil.Process(worker).memory_info()
+    told = value(db, "select sum(rag._process_memory_bytes(pid)) from rag.workers")
+    assert told > own.rss - own.shared
+    assert value(db, "select worker_memory ~ '^[0-9]+ MB$' from rag.status")
+    shown = re.search(
+        r"^ragstone_worker_memory_bytes (\d+)$", value(db, "select rag.metrics()"), re.M
+    )
+    assert int(shown[1]) > own.rss - own.shared
 
 
 def test_two_databases_of_a_cluster_have_workers_of_their_own(

@@ -38,11 +38,15 @@ def dumped(db, add, table, drain) -> dict[str, list]:
     db.execute("create table shop.notes (id uuid primary key default gen_random_uuid(), body text)")
     db.execute("select rag.attach_source('shop.notes', content_column => 'body')")
     db.execute("insert into shop.notes (body) values ('A note about foxes.')")
-    db.execute("create table shop.parts (id integer primary key, body text) partition by range (id)")
+    db.execute(
+        "create table shop.parts (id integer primary key, body text) partition by range (id)"
+    )
     db.execute("create table shop.parts_1 partition of shop.parts for values from (0) to (10)")
     db.execute("create table shop.parts_2 partition of shop.parts for values from (10) to (20)")
     db.execute("select rag.attach_source('shop.parts', content_column => 'body')")
-    db.execute("insert into shop.parts values (1, 'A part about foxes.'), (11, 'A part about geese.')")
+    db.execute(
+        "insert into shop.parts values (1, 'A part about foxes.'), (11, 'A part about geese.')"
+    )
     db.execute("select rag.add_document(name => 'a.txt', content => 'An upload about foxes.')")
     drain()
     add(3, "Not processed before the dump.")
@@ -84,7 +88,7 @@ def load(cluster, database, script):
 def problems(db) -> list[tuple]:
     return rows(
         db,
-        "select * from rag.check() where not ok and \"check\" <> all (%s)",
+        'select * from rag.check() where not ok and "check" <> all (%s)',
         list(NOT_HERE),
     )
 
@@ -97,11 +101,13 @@ def goes_on(cluster, database, before, table, root):
         assert rows(db, "select * from rag.check_consistency()") == []
         (root / "5.txt").write_text("Inserted after the restore.")
         db.execute(f"insert into {table} values (5, '5.txt')")
-        assert (
-            value(db, "select count(*) from rag.ingestion_queue where document_id = 5") == 1
-        ), "triggers fire once"
+        assert value(db, "select count(*) from rag.ingestion_queue where document_id = 5") == 1, (
+            "triggers fire once"
+        )
         db.execute("insert into shop.parts values (2, 'Another part.'), (12, 'And another.')")
-        assert value(db, "select count(*) from rag.ingestion_queue where document_id in (2, 12)") == 2
+        assert (
+            value(db, "select count(*) from rag.ingestion_queue where document_id in (2, 12)") == 2
+        )
         db.execute("call rag.drain()")
         found = "select document_id from rag.documents where source_id = 1 and status = 'completed' order by 1"
         assert [r[0] for r in rows(db, found)] == [1, 2, 3, 5]
@@ -109,13 +115,30 @@ def goes_on(cluster, database, before, table, root):
         assert value(db, late) == 5
         assert value(db, "select rag.cleanup_orphaned_chunks()") == 0
         # Triggers on tables of an extension are not dumped: these come back with the worker.
-        assert value(db, "select count(*) from pg_trigger where tgrelid = 'rag.uploads'::regclass and tgname like 'ragstone%%'") == 7
+        assert (
+            value(
+                db,
+                "select count(*) from pg_trigger where tgrelid = 'rag.uploads'::regclass and tgname like 'ragstone%%'",
+            )
+            == 7
+        )
         assert value(db, "select rag.remove_document(1)")
-        assert value(db, "select count(*) from rag.search_documents('upload') where source = 'uploads'") == 0
+        assert (
+            value(
+                db, "select count(*) from rag.search_documents('upload') where source = 'uploads'"
+            )
+            == 0
+        )
         job = value(db, "select rag.add_document(name => 'b.txt', content => 'Another upload.')")
         assert value(db, "select count(*) from rag.job(%s)", job) == 1
-        db.execute(f"delete from {table} where \"DocumentID\" = 5")
-        assert value(db, "select count(*) from rag.document_chunks where source_id = 1 and document_id = 5") == 0
+        db.execute(f'delete from {table} where "DocumentID" = 5')
+        assert (
+            value(
+                db,
+                "select count(*) from rag.document_chunks where source_id = 1 and document_id = 5",
+            )
+            == 0
+        )
 
 
 FORMS = {
@@ -167,7 +190,11 @@ def test_the_schema_alone_leaves_tables_that_can_be_written_and_attached(
         db.execute("insert into shop.notes (body) values ('Geese and foxes.')")
         assert [n for n in notices if "is not attached" in n]
         ((name, _, detail, hint),) = problems(db)
-        assert (name, "is not attached" in detail, "attach_source" in hint) == ("sources", True, True)
+        assert (name, "is not attached" in detail, "attach_source" in hint) == (
+            "sources",
+            True,
+            True,
+        )
         db.execute("select rag.attach_source('shop.notes', content_column => 'body')")
         db.execute("call rag.drain()")
         assert value(db, "select content from rag.search_documents('foxes')") == "Geese and foxes."

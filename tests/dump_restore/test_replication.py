@@ -17,13 +17,17 @@ def replicated(own_cluster):
     table = "create table facts (id integer primary key, body text, note text, tenant integer)"
     with cluster.connect("shop") as shop, cluster.connect(cluster.database) as search:
         shop.execute(table)
-        shop.execute("insert into facts select n, 'Early fact ' || n, 'x', 1 from generate_series(1, 20) n")
+        shop.execute(
+            "insert into facts select n, 'Early fact ' || n, 'x', 1 from generate_series(1, 20) n"
+        )
         shop.execute("create publication facts for table facts")
         shop.execute("select pg_create_logical_replication_slot('facts', 'pgoutput')")
 
         search.execute("create extension ragstone cascade")
         search.execute(table)
-        search.execute("select rag.attach_source('facts', content_column => 'body', tenant_column => 'tenant')")
+        search.execute(
+            "select rag.attach_source('facts', content_column => 'body', tenant_column => 'tenant')"
+        )
         search.execute(
             f"create subscription facts connection 'host={cluster.host} port={cluster.port} user=postgres dbname=shop' "
             "publication facts with (create_slot = false, slot_name = 'facts')"
@@ -48,7 +52,9 @@ def test_replicated_rows_are_followed_each_once(replicated):
     assert rows(search, queued) == [(n,) for n in range(1, 21)]
     generations = rows(search, "select generation from rag.documents")
     assert len(set(generations)) == 20
-    assert value(search, "select max(generation) - min(generation) from rag.documents") == 19, "each row once"
+    assert value(search, "select max(generation) - min(generation) from rag.documents") == 19, (
+        "each row once"
+    )
     search.execute("call rag.drain()")
     assert rows(search, queued) == []
 
@@ -61,7 +67,10 @@ def test_replicated_rows_are_followed_each_once(replicated):
     assert rows(search, queued) == [(1,), (21,)]
     assert value(search, "select tenant_id from rag.document_chunks where document_id = 1") == 2
     search.execute("call rag.drain()")
-    assert value(search, "select content from rag.search_documents('changed', match_count => 1)") == "Changed fact"
+    assert (
+        value(search, "select content from rag.search_documents('changed', match_count => 1)")
+        == "Changed fact"
+    )
 
     shop.execute("delete from facts where id = 2")
     shop.execute("update facts set id = 102 where id = 3")

@@ -127,14 +127,20 @@ def test_another_index_takes_the_place_of_the_one_in_use(many_chunks):
     for arguments, words in (
         ("index_options => '{\"m\": 8}'", ("USING hnsw", "halfvec(384)", "m='8'")),
         ("quantization => 'binary'", ("USING hnsw", "binary_quantize", "bit_hamming_ops")),
-        ("index_method => 'ivfflat', index_options => '{\"lists\": 20, \"probes\": 20}'", ("USING ivfflat", "bit_hamming_ops")),
+        (
+            "index_method => 'ivfflat', index_options => '{\"lists\": 20, \"probes\": 20}'",
+            ("USING ivfflat", "bit_hamming_ops"),
+        ),
         ("quantization => 'none'", ("USING ivfflat", "vector_cosine_ops")),
     ):
         rebuilt(db, arguments)
         (index,) = value(db, INDEXES)
         assert all(word in index for word in words), index
         assert value(db, "select recall from rag.ann_recall(sample => 10)") > 0.7
-        assert rows(db, "select document_id from rag.search_documents('bees', mode => 'semantic')") == exact
+        assert (
+            rows(db, "select document_id from rag.search_documents('bees', mode => 'semantic')")
+            == exact
+        )
     db.execute("call rag.rebuild_index(index_method => 'none')")
     assert value(db, INDEXES) is None
     assert value(db, "select recall from rag.ann_recall(sample => 5)") == 1
@@ -155,9 +161,15 @@ def test_bits_find_the_neighbourhood_and_whole_vectors_rank_it(many_chunks):
         ("pipeline => 'none'", psycopg.errors.UndefinedObject),
         ("index_method => 'btree'", psycopg.errors.InvalidParameterValue),
         ("quantization => 'ternary'", psycopg.errors.InvalidParameterValue),
-        ("index_options => '{\"m\": \"8); drop table rag.documents\"}'", psycopg.errors.InvalidParameterValue),
+        (
+            'index_options => \'{"m": "8); drop table rag.documents"}\'',
+            psycopg.errors.InvalidParameterValue,
+        ),
         ("index_options => '[]'", psycopg.errors.InvalidParameterValue),
-        ("index_method => 'ivfflat', index_options => '{\"m\": 8}'", psycopg.errors.InvalidParameterValue),
+        (
+            "index_method => 'ivfflat', index_options => '{\"m\": 8}'",
+            psycopg.errors.InvalidParameterValue,
+        ),
     ],
 )
 def test_indexes_that_cannot_be_are_refused(judged, arguments, error):

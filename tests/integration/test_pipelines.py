@@ -144,7 +144,8 @@ def test_searches_throughout_never_fail_and_never_mix(db, connect, corpus, drain
 
 
 @pytest.mark.parametrize(
-    "arguments", ["'chapter' || left(s.s::text, 0)", "rag.embed('chapter'), 'chapter' || left(s.s::text, 0)"]
+    "arguments",
+    ["'chapter' || left(s.s::text, 0)", "rag.embed('chapter'), 'chapter' || left(s.s::text, 0)"],
 )
 def test_a_statement_that_began_before_its_pipeline_was_dropped_searches_the_next(
     db, connect, corpus, drain, arguments
@@ -154,7 +155,9 @@ def test_a_statement_that_began_before_its_pipeline_was_dropped_searches_the_nex
     session = connect()
     session.execute("select rag.embed('warm up')")
     found = []
-    sql = f"select length(r.content) from pg_sleep(2) s, lateral rag.search_documents({arguments}) r"
+    sql = (
+        f"select length(r.content) from pg_sleep(2) s, lateral rag.search_documents({arguments}) r"
+    )
     thread = threading.Thread(target=lambda: found.extend(rows(session, sql)))
     thread.start()
     asleep = "select count(*) from pg_stat_activity where wait_event = 'PgSleep' and pid = %s"

@@ -124,14 +124,19 @@ def test_a_promoted_standby_finishes_what_the_primary_had_begun_and_starts_worke
     assert [job["document_id"] for job in claim(db, worker)] == [52]
     db.execute("insert into facts values (53, 'A fact on pollen')")
     caught_up(db, standby)
-    assert value(standby, "select detail from rag.check() where \"check\" = 'workers'") == "none: this is a standby"
+    assert (
+        value(standby, "select detail from rag.check() where \"check\" = 'workers'")
+        == "none: this is a standby"
+    )
     assert rows(standby, "select * from rag.check() where not ok and \"check\" <> 'pgvector'") == []
     with pytest.raises(psycopg.Error):
         standby.execute("call rag.drain()")
     before = rows(standby, "select content, hybrid_score from rag.search_documents('honey')")
 
     assert value(standby, "select pg_promote()")
-    assert rows(standby, "select content, hybrid_score from rag.search_documents('honey')") == before
+    assert (
+        rows(standby, "select content, hybrid_score from rag.search_documents('honey')") == before
+    )
     waiting = "select document_id, status from rag.ingestion_queue order by 1"
     assert rows(standby, waiting) == [(52, "running"), (53, "queued")]
     for _ in range(150):  # the next full minute
@@ -139,7 +144,10 @@ def test_a_promoted_standby_finishes_what_the_primary_had_begun_and_starts_worke
             break
         time.sleep(0.5)
     assert rows(standby, waiting) == []
-    assert value(standby, "select content from rag.search_documents('nectar', match_count => 1)") == "A fact on nectar"
+    assert (
+        value(standby, "select content from rag.search_documents('nectar', match_count => 1)")
+        == "A fact on nectar"
+    )
     assert value(standby, "select count(*) from rag.job_history where document_id in (52, 53)") == 2
     standby.execute("insert into facts values (54, 'A fact on drones')")
     # pg_cron's jobs are in this database; all is as on a primary.

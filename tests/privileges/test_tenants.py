@@ -211,7 +211,9 @@ def test_row_security_lets_the_text_leg_use_its_index(tenants, db):
     db.execute("load 'auto_explain'")
     plans = []
     db.add_notice_handler(lambda n: plans.append(n.message_primary))
-    db.execute("set auto_explain.log_min_duration = 0; set auto_explain.log_nested_statements = on; set client_min_messages = log")
+    db.execute(
+        "set auto_explain.log_min_duration = 0; set auto_explain.log_nested_statements = on; set client_min_messages = log"
+    )
     db.execute(f"set ragstone.tenant_id = 2; set session authorization {ROLE}")
     candidates = "select rag._text_candidates('rag.document_chunks c where c.pipeline_id = 1', rag._query_weights('filler7', p), '{filler7}', null, null, 10) from rag._active_pipeline() p"
     assert len(value(db, candidates)) == 1

@@ -21,7 +21,9 @@ HEAD = "create or replace function rag.f() returns integer language sql"
         (f"{HEAD} set search_path = pg_catalog, pg_temp as $$ select 1 $$;", None),
     ],
 )
-def test_functions_without_a_pinned_search_path_are_found(sql: str, code: str | None, tmp_path: Path):
+def test_functions_without_a_pinned_search_path_are_found(
+    sql: str, code: str | None, tmp_path: Path
+):
     (tmp_path / "source").mkdir()
     source = tmp_path / "source" / "x.sql"
     source.write_text(sql)

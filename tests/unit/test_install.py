@@ -89,16 +89,20 @@ def test_the_package_holds_what_make_install_installs(built: Path):
         line.split(maxsplit=5)[5].removeprefix("./").rstrip("/")
         for line in listed.stdout.splitlines()
     }
-    assert {p for p in packed if p and not p.startswith("usr/share/doc") and p not in ("usr", "usr/share")} == {
-        p for p in installed if not p.endswith("/.lock") and p not in ("usr", "usr/share")
-    }
+    assert {
+        p
+        for p in packed
+        if p and not p.startswith("usr/share/doc") and p not in ("usr", "usr/share")
+    } == {p for p in installed if not p.endswith("/.lock") and p not in ("usr", "usr/share")}
     fields = subprocess.run(["dpkg-deb", "-f", made], check=True, capture_output=True, text=True)
     assert f"Package: postgresql-{server.major}-ragstone\n" in fields.stdout
     assert f"postgresql-plpython3-{server.major}, " in fields.stdout
 
 
 def server_program() -> str:
-    done = subprocess.run([ROOT / "tools/deps.sh", "pg_config"], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [ROOT / "tools/deps.sh", "pg_config"], check=True, capture_output=True, text=True
+    )
     return done.stdout.strip()
 
 

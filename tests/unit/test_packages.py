@@ -13,7 +13,9 @@ from tools import dist
 
 
 def listed(major: str) -> set[str]:
-    done = subprocess.run([ROOT / "tools/deps.sh", "packages", major], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [ROOT / "tools/deps.sh", "packages", major], check=True, capture_output=True, text=True
+    )
     return set(done.stdout.split())
 
 
@@ -25,9 +27,17 @@ def test_the_image_is_built_from_the_packages_that_make_deps_installs():
 
 
 @pytest.mark.parametrize("major", ["15", "16", "17", "18"])
-def test_the_package_depends_on_what_make_deps_installs(major: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(dist.Server, "ask", lambda _, option: f"PostgreSQL {major}.1" if option == "--version" else "/x")
-    package = dist.extension_package(dist.Server("pg_config", Path("/usr/bin/python3.11")), Path("/x"))
+def test_the_package_depends_on_what_make_deps_installs(
+    major: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(
+        dist.Server,
+        "ask",
+        lambda _, option: f"PostgreSQL {major}.1" if option == "--version" else "/x",
+    )
+    package = dist.extension_package(
+        dist.Server("pg_config", Path("/usr/bin/python3.11")), Path("/x")
+    )
     depends = {name.split()[0] for name in package.depends}
     # It brings its libraries, and so needs the interpreter and nothing to make environments with.
     assert depends == listed(major) - {"python3-venv"} | {"python3.11"}

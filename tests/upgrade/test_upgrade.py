@@ -97,7 +97,9 @@ def next_version(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     (copy / "migrations" / f"{NEXT}.sql").write_text(MIGRATION)
     shutil.rmtree(copy / "sql")
     shutil.copytree(ROOT / "sql", copy / "sql")
-    (copy / "sql/99_made_up.sql").write_text("create or replace function rag.made_up() returns integer language sql set search_path = pg_catalog, pg_temp as 'select 7';\n")
+    (copy / "sql/99_made_up.sql").write_text(
+        "create or replace function rag.made_up() returns integer language sql set search_path = pg_catalog, pg_temp as 'select 7';\n"
+    )
     assemble.build(sources, ask("--pkglibdir"), CARD, copy / "build")
 
     extensions = Path(ask("--sharedir")) / "extension"
@@ -117,8 +119,12 @@ def next_version(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def ask(option: str) -> str:
-    server = subprocess.run([ROOT / "tools/deps.sh", "pg_config"], check=True, capture_output=True, text=True)
-    done = subprocess.run([server.stdout.strip(), option], check=True, capture_output=True, text=True)
+    server = subprocess.run(
+        [ROOT / "tools/deps.sh", "pg_config"], check=True, capture_output=True, text=True
+    )
+    done = subprocess.run(
+        [server.stdout.strip(), option], check=True, capture_output=True, text=True
+    )
     return done.stdout.strip()
 
 
@@ -136,7 +142,9 @@ def old(request, cluster, empty_database) -> Iterator[tuple[psycopg.Connection, 
     else:
         package = Path(ask("--pkglibdir")) / "ragstone" / version
         if not package.exists():
-            pytest.skip(f"the package of {version} is not installed: check out v{version} and type make install")
+            pytest.skip(
+                f"the package of {version} is not installed: check out v{version} and type make install"
+            )
     with cluster.connect(empty_database) as db:
         db.execute(f"create extension ragstone version '{version}' cascade")
         load(db)
@@ -170,7 +178,9 @@ def test_an_updated_database_is_as_a_new_and_as_a_restored_one(cluster, old, tmp
         assert state(updated, ANSWERS) == before
         catalog = state(updated, CATALOG)
         updated.execute("call rag.drain()")
-        assert value(updated, "select content from rag.search_documents('processed', match_count => 1)").startswith("Not")
+        assert value(
+            updated, "select content from rag.search_documents('processed', match_count => 1)"
+        ).startswith("Not")
         assert rows(updated, "select * from rag.check_consistency()") == []
         answers = state(updated, ANSWERS)
 
@@ -193,8 +203,13 @@ def test_an_updated_database_is_as_a_new_and_as_a_restored_one(cluster, old, tmp
 
 def restore(cluster, source: str, target: str, dump: Path) -> None:
     """Into a database that has the extension already, in the version that the dump does not name."""
-    for command in (["pg_dump", "-Fc", "-f", str(dump), source], ["pg_restore", "-d", target, str(dump)]):
-        done = subprocess.run(command, env=cluster.environment(source), capture_output=True, text=True)
+    for command in (
+        ["pg_dump", "-Fc", "-f", str(dump), source],
+        ["pg_restore", "-d", target, str(dump)],
+    ):
+        done = subprocess.run(
+            command, env=cluster.environment(source), capture_output=True, text=True
+        )
         errors = [line for line in done.stderr.splitlines() if "ERROR" in line]
         assert [e for e in errors if 'schema "rag" already exists' not in e] == []
 
@@ -215,11 +230,19 @@ def test_open_sessions_are_told_to_reconnect_and_workers_end(cluster, old):
 
         with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as error:
             open_session.execute("select rag.embed('again')")
-        assert re.search(rf"{re.escape(CURRENT)} in memory.* {re.escape(target)}", error.value.diag.message_primary)
+        assert re.search(
+            rf"{re.escape(CURRENT)} in memory.* {re.escape(target)}",
+            error.value.diag.message_primary,
+        )
         assert "Reconnect" in error.value.diag.message_hint
         # What needs no model goes on.
         assert value(open_session, "select rag.made_up()") == 7
-        assert value(open_session, "select count(*) from rag.search_documents('foxes', mode => 'text')") == 1
+        assert (
+            value(
+                open_session, "select count(*) from rag.search_documents('foxes', mode => 'text')"
+            )
+            == 1
+        )
 
 
 def work(cluster, database: str, ended: threading.Event) -> None:
@@ -244,4 +267,6 @@ def test_versions_live_side_by_side(cluster, database, old):
     for name, version in ((db.info.dbname, target), (database, CURRENT)):
         with cluster.connect(name) as session:
             session.execute("select rag.embed('a text')")
-            assert value(session, "select detail from rag.check() where \"check\" = 'extension'").startswith(f"database {version}")
+            assert value(
+                session, "select detail from rag.check() where \"check\" = 'extension'"
+            ).startswith(f"database {version}")
