@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import tempfile
 import threading
+from pathlib import Path
 
+import numpy as np
+import onnx
 import psycopg
 import pytest
+from conftest import ROOT
 from helpers import rows, value
+from onnx import TensorProto, helper, numpy_helper
 
 LONG = "\n\n".join(f"Chapter {n} of a book about subject {n * 31}. " * 6 for n in range(12))
 
@@ -198,3 +206,77 @@ def test_what_cannot_be_is_refused(db, call, error, word):
     with pytest.raises(error, match=word) as raised:
         db.execute(f"select {call}")
     assert raised.value.diag.message_hint
+
+
+@pytest.fixture
+def small_model(db):
+    """A model of 8 dimensions: the mean of random vectors of the tokens."""
+    folder = Path(tempfile.mkdtemp(prefix="ragstone-model-"))
+    tokens = [
+        helper.make_tensor_value_info(name, TensorProto.INT32, ["n", "t"])
+        for name in ("input_ids", "attention_mask")
+    ]
+    (source,) = (ROOT / "build" / "model").rglob("tokenizer.json")
+    vocabulary = len(json.loads(source.read_text())["model"]["vocab"])
+    weights = np.random.default_rng(1).standard_normal((vocabulary, 8), dtype=np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["weights", "input_ids"], ["vectors"]),
+            helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
+            helper.make_node("Unsqueeze", ["mask", "last"], ["wide"]),
+            helper.make_node("Mul", ["vectors", "wide"], ["masked"]),
+            helper.make_node("ReduceSum", ["masked", "second"], ["sum"], keepdims=0),
+            helper.make_node("LpNormalization", ["sum"], ["embedding"], axis=1, p=2),
+        ],
+        "small",
+        tokens,
+        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", 8])],
+        [
+            numpy_helper.from_array(weights, "weights"),
+            numpy_helper.from_array(np.array([2]), "last"),
+            numpy_helper.from_array(np.array([1]), "second"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, folder / "model.onnx")
+    shutil.copy(source, folder)
+    card = {"dimension": 8, "max_tokens": 256, "model_sha256": ""}
+    (folder / "model.json").write_text(json.dumps(card))
+    folder.chmod(0o755)
+    for file in folder.iterdir():
+        file.chmod(0o644)
+    db.execute(
+        """insert into rag.models (name, provider, dimension, max_tokens, pooling, normalize, location, sha256)
+           values ('small', 'onnx', 8, 256, 'mean', true, %s, sha256(''))""",
+        [str(folder)],
+    )
+    yield "small"
+    shutil.rmtree(folder)
+
+
+def test_a_model_of_another_dimension_is_built_beside_and_switched_to(
+    db, corpus, drain, small_model
+):
+    db.execute("select rag.create_pipeline('small', model => 'small')")
+    drain()
+    wide = value(db, "select count(*) from rag.search_documents('document')")
+    assert wide > 0
+    db.execute("select rag.activate_pipeline('small')")
+    assert rows(
+        db,
+        "select distinct vector_dims(embedding) from rag.document_chunks c join rag.pipelines p using (pipeline_id) where p.state = 'active'",
+    ) == [(8,)]
+    assert value(db, "select count(*) from rag.search_documents('document')") == wide
+    assert (
+        value(db, "select count(*) from rag.search_documents('document', mode => 'semantic')")
+        == wide
+    )
+    with pytest.raises(psycopg.errors.InvalidParameterValue) as caught:
+        db.execute(
+            "select * from rag.search_documents(rag.embed('document', 'all-MiniLM-L6-v2'), 'document')"
+        )
+    assert "8" in str(caught.value) and "384" in str(caught.value)
+    db.execute("select rag.activate_pipeline('default')")
+    assert value(db, "select count(*) from rag.search_documents('document')") == wide
+    db.execute("select rag.drop_pipeline('small')")
+    assert rows(db, "select * from rag.check_consistency()") == []
