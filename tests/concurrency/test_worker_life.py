@@ -191,7 +191,7 @@ def test_what_keeps_pg_cron_from_starting_workers_is_told(own_cluster):
     with cluster.connect("cron") as db:
         db.execute("create extension ragstone cascade")
         db.execute("select rag.start_workers(3)")
-        assert check(db, "pg_cron")[0] is True
+        eventually(lambda: check(db, "pg_cron")[0])
 
         db.execute("create role gone superuser")
         db.execute("update cron.job set username = 'gone' where jobname like 'ragstone worker 1 %'")
@@ -207,7 +207,8 @@ def test_what_keeps_pg_cron_from_starting_workers_is_told(own_cluster):
         ok, detail, hint = check(db, "worker_processes")
         assert ok is False and "max_worker_processes 3; needed 5" in detail
         assert "max_worker_processes = " in hint
-        db.execute("select pg_terminate_backend(%s)", [value(db, LAUNCHER)])
+        launcher = eventually(lambda: value(db, LAUNCHER))
+        db.execute("select pg_terminate_backend(%s)", [launcher])
         eventually(lambda: value(db, LAUNCHER) is None)
         ok, detail, hint = check(db, "pg_cron")
         assert ok is False and "launcher is not running" in detail and "Restart" in hint
