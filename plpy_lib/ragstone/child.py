@@ -115,15 +115,13 @@ def read(message: dict[str, Any], fd: int | None) -> dict[str, Any]:
 
 def embed(message: dict[str, Any]) -> dict[str, Any]:
     """The vectors of some texts; every failure but want of memory becomes an answer."""
-    from ragstone.embed import Embedder, ModelError, vector_literal
+    from ragstone.embed import ModelError, vector_literal
     from ragstone.errors import DocumentError
     from ragstone.protocol import EmbedRequest
 
     try:
         request = EmbedRequest.from_dict(message)
-        if request.model_dir not in _embedders:
-            _embedders[request.model_dir] = Embedder.load(request.model_dir)
-        vectors = _embedders[request.model_dir].embed(request.texts)
+        vectors = embedder(request.model_dir).embed(request.texts)
         return {"vectors": [vector_literal(vector) for vector in vectors]}
     except MemoryError:
         raise
@@ -190,22 +188,28 @@ def passages(found: Extracted, request: ExtractRequest) -> Extraction:
 _embedders: dict[Path, Embedder] = {}
 
 
+def embedder(folder: Path) -> Embedder:
+    """The model in a folder, loaded once."""
+    from ragstone.embed import Embedder
+
+    if folder not in _embedders:
+        # It is kept from openpyxl alone.
+        if sys.modules.get("numpy", True) is None:
+            del sys.modules["numpy"]
+        _embedders[folder] = Embedder.load(folder)
+    return _embedders[folder]
+
+
 def comparer(request: ExtractRequest) -> Similarities:
     """What tells how similar sentences are; each batch of them begins the document's time anew."""
     from ragstone.confine import allow_time
-    from ragstone.embed import Embedder
     from ragstone.similarity import similarities
 
     def embed(sentences: Sequence[str]) -> np.ndarray:
         allow_time(request.limits.cpu_seconds, request.limits.wall_seconds)
-        return _embedders[folder].embed(sentences, truncate=True)
+        return model.embed(sentences, truncate=True)
 
-    folder = request.tokenizer_path.parent
-    if folder not in _embedders:
-        os.environ["OPENBLAS_NUM_THREADS"] = "1"
-        if sys.modules.get("numpy", True) is None:
-            del sys.modules["numpy"]
-        _embedders[folder] = Embedder.load(folder)
+    model = embedder(request.tokenizer_path.parent)
     return lambda runs: similarities(runs, embed)
 
 
