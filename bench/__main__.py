@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bench import chunking, formats, ingest, quality, scale, search, stops, triggers
+from bench import bloat, chunking, formats, ingest, quality, scale, search, stops, triggers
 from bench.harness import BenchError, Server
 
 QUESTIONS = {
@@ -17,6 +17,7 @@ QUESTIONS = {
     "triggers": triggers,
     "chunking": chunking,
     "stops": stops,
+    "bloat": bloat,
     "formats": formats,
 }
 # What needs nothing but a server.

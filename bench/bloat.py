@@ -1,23 +1,20 @@
 """How fast jobs are claimed while a transaction keeps vacuum from removing finished ones.
 
-    python -m bench.bloat --minutes 10 --per-second 300
-
-Two queues take the same steady stream in turns, in a cluster of their own: ragstone's, and the usual
-one (`where status = 'queued' order by … limit 16 for update skip locked`). Claims alone are timed.
+Two queues take the same steady stream in turns: ragstone's, and the usual one (`where status =
+'queued' order by … limit 16 for update skip locked`). After each tenth of the time 8,000 jobs more
+are claimed from each as fast as that goes: the rate. Claims alone are timed, with the looks for new
+lanes among them.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 import time
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import psycopg
-
+from bench.harness import Connection, Report, Row, Server, one
 from ragstone.turns import Lane, Turns
-from tests.conftest import ROOT, cluster_script, start_cluster
 
 NAIVE = """
 create table naive (job_id bigint generated always as identity primary key, priority integer not null default 0,
@@ -28,97 +25,123 @@ NAIVE_CLAIM = """
 update naive set status = 'running' where job_id in (
   select job_id from naive where status = 'queued' and run_at <= now()
   order by priority desc, run_at, job_id limit 16 for update skip locked) returning job_id"""
+NAIVE_FEED = "insert into naive (priority) select 0 from generate_series(1, %s)"
 FEED = """
 insert into rag.ingestion_queue (source_id, document_id, pipeline_id, tenant_id)
 select 1, nextval('rag._document_id_seq'), 1, n %% 4 from generate_series(1, %s) n"""
+PERIODS = 10
+BURST = 8_000
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--per-second", type=int, default=300)
-    options = parser.parse_args()
-    directory = ROOT / f".cluster-bloat-{os.getpid()}"
-    cluster = start_cluster(directory, database="bloat", port=54333)
-    try:
-        with cluster.connect("bloat") as holder, cluster.connect("bloat") as db:
-            db.execute("create extension ragstone cascade")
-            db.execute(NAIVE)
-            measure(holder, db, options.minutes * 60, options.per_second)
-    finally:
-        cluster_script("destroy", Path(directory))
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A queue that is fed and emptied; `claim` takes up to 16 jobs."""
+
+    name: str
+    db: Connection
+    table: str
+    feed_sql: str
+    claim: Callable[[], list[int]]
+
+    def feed(self, jobs: int) -> None:
+        """So many jobs come."""
+        self.db.execute(self.feed_sql, [jobs])
+
+    def empty(self, jobs: int) -> float:
+        """So many are claimed and finished; the seconds that the claims took, looks included."""
+        claiming = 0.0
+        while jobs > 0:
+            started = time.monotonic()
+            claimed = self.claim()
+            claiming += time.monotonic() - started
+            self.db.execute(f"delete from {self.table} where job_id = any (%s)", [claimed])
+            jobs -= len(claimed)
+        return claiming
 
 
-def measure(
-    holder: psycopg.Connection, db: psycopg.Connection, seconds: float, per_second: int
-) -> None:
-    (worker_id,) = db.execute("select rag._register_worker()").fetchone()
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The command line of this question."""
+    parser.add_argument("--minutes", type=float, default=10, help="how long vacuum is held back")
+    parser.add_argument("--per-second", type=int, default=300, help="jobs of the steady stream")
+
+
+def run(server: Server, options: argparse.Namespace) -> Report:
+    """Measure and report."""
+    report = Report("bloat", vars(options))
+    with server.database() as database, database.connect() as holder, database.connect() as db:
+        db.execute(NAIVE)
+        queues = [ragstone(db), naive(db)]
+        for queue in queues:
+            # Statistics of a queue that has jobs, and plans made with them.
+            queue.feed(BURST)
+            db.execute(f"analyze {queue.table}")
+            queue.empty(BURST)
+        holder.execute("begin isolation level repeatable read")
+        one(holder, "select txid_current()")
+        rows = measure(queues, options.minutes * 60, options.per_second)
+        report.table("jobs claimed a second while vacuum is held back", rows)
+        first, last = rows[0], rows[-1]
+        report.table(
+            "change of the rate from the first tenth of the time to the last, at least -10 asked",
+            [{"queue": q.name, "%": 100 * (last[q.name] / first[q.name] - 1)} for q in queues],
+        )
+        holder.execute("rollback")
+    return report
+
+
+def ragstone(db: Connection) -> Queue:
+    """The queue as a worker uses it."""
+    (worker_id,) = one(db, "select rag._register_worker()")
 
     def look() -> list[Lane]:
         db.execute("select rag._free_jobs_of_dead_workers()")
         return [Lane(*row) for row in db.execute("select * from rag._lanes()")]
 
     def take(lane: Lane, most: int) -> list[int]:
-        arguments = [worker_id, lane.priority, lane.tenant_id, lane.job_id, most]
         claim = "select rag._claim_jobs(%s, %s::smallint, %s, %s, %s)"
-        return db.execute(claim, arguments).fetchone()[0] or []
+        return one(db, claim, worker_id, lane.priority, lane.tenant_id, lane.job_id, most)[0] or []
 
     def take_retry() -> list[int]:
-        return db.execute("select rag._claim_retry(%s)", [worker_id]).fetchone()[0] or []
+        return one(db, "select rag._claim_retry(%s)", worker_id)[0] or []
 
     turns = Turns(look, take, take_retry)
-    holder.execute("begin isolation level repeatable read")
-    holder.execute("select txid_current(), count(*) from naive")
-    started = last = time.monotonic()
-    spent: dict[str, list[float]] = {"ragstone": [], "naive": []}
-    window: dict[str, list[float]] = {"ragstone": [], "naive": []}
-    claimed = {"ragstone": 0, "naive": 0}
-    report = seconds / 10
-    print("   minute  finished      ragstone          naive   (ms a claimed job, mean)")
-    finished = 0
-    while (now := time.monotonic()) - started < seconds:
-        due = int((now - started) * per_second) - finished
-        if due < 16:
-            time.sleep(0.01)
-            continue
-        due -= due % 16
-        db.execute(FEED, [due])
-        db.execute("insert into naive (priority) select 0 from generate_series(1, %s)", [due])
-        for name in window:
-            left = due
-            while left:
-                began = time.monotonic()
-                jobs = (
-                    turns.claim(16)
-                    if name == "ragstone"
-                    else [job for (job,) in db.execute(NAIVE_CLAIM).fetchall()]
-                )
-                spent_now = time.monotonic() - began
-                table = "rag.ingestion_queue" if name == "ragstone" else "naive"
-                db.execute(f"delete from {table} where job_id = any (%s)", [jobs])
-                left -= min(left, len(jobs))
-                if name == "ragstone" and not jobs:
-                    # New jobs are seen at the next look, which a worker waits for; its time counts.
-                    began = time.monotonic()
-                    turns.look()
-                    spent_now += time.monotonic() - began
-                window[name].append(spent_now)
-                claimed[name] += len(jobs)
-        finished += due
-        if now - last >= report:
-            for name, times in window.items():
-                spent[name].append(1000 * sum(times) / max(1, claimed[name]))
-                times.clear()
-                claimed[name] = 0
-            print(
-                f"{(now - started) / 60:9.1f} {finished:9} {spent['ragstone'][-1]:13.3f} {spent['naive'][-1]:14.3f}",
-                flush=True,
-            )
-            last = now
-    for name, means in spent.items():
-        change = 100 * (means[0] / means[-1] - 1)
-        print(f"{name}: claim rate changed by {change:+.0f} % from the first tenth to the last")
+
+    def claim() -> list[int]:
+        if not (jobs := turns.claim(16)):
+            turns.look()  # as a worker does before it rests
+        return jobs
+
+    return Queue("ragstone", db, "rag.ingestion_queue", FEED, claim)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def naive(db: Connection) -> Queue:
+    """The queue as it is usually built."""
+
+    def claim() -> list[int]:
+        return [job for (job,) in db.execute(NAIVE_CLAIM).fetchall()]
+
+    return Queue("naive", db, "naive", NAIVE_FEED, claim)
+
+
+def measure(queues: list[Queue], seconds: float, per_second: int) -> list[Row]:
+    """The rates after each tenth of the time."""
+    rows: list[Row] = []
+    started = time.monotonic()
+    streamed = 0
+    for period in range(1, PERIODS + 1):
+        while (now := time.monotonic()) - started < seconds * period / PERIODS:
+            due = int((now - started) * per_second) - streamed
+            if due < 16:
+                time.sleep(0.01)
+                continue
+            for queue in queues:
+                queue.feed(due)
+                queue.empty(due)
+            streamed += due
+        finished = streamed + period * BURST
+        row: Row = {"minute": seconds * period / PERIODS / 60, "finished": finished}
+        for queue in queues:
+            queue.feed(BURST)
+            row[queue.name] = BURST / queue.empty(BURST)
+        rows.append(row)
+    return rows

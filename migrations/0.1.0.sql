@@ -381,11 +381,12 @@ create table rag.ingestion_queue (
 ) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500,
         autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 2000);
 create unique index one_waiting_job on rag.ingestion_queue (source_id, document_id, pipeline_id) where status <> 'running';
+-- The only index of running jobs: claims ask it for one document each, and whoever dies or leaves reads all of it.
+-- With a second one the planner, while both are small, takes either, and keeps to it when the remains have grown.
 create unique index one_running_job on rag.ingestion_queue (source_id, document_id, pipeline_id) where status = 'running';
 create index waiting_first_time on rag.ingestion_queue (priority desc, tenant_id, job_id) where status = 'queued' and attempts = 0;
 create index waiting_again on rag.ingestion_queue (run_at, job_id) where status = 'queued' and attempts > 0;
 create index dead_by_time on rag.ingestion_queue (failed_at desc, job_id) where status = 'dead';
-create index running_of_worker on rag.ingestion_queue (worker_id) where status = 'running';
 comment on table  rag.ingestion_queue is 'work that is waiting, running or dead; finished jobs are in rag.job_history';
 comment on column rag.ingestion_queue.priority is 'higher first: 0 live changes, -10 existing rows and re-embedding; see rag.prioritize()';
 comment on column rag.ingestion_queue.tenant_id is 'whose turn it takes, 0 where there is no tenant: tenants with waiting jobs are served in turn';

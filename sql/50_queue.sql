@@ -258,34 +258,37 @@ create or replace function rag._claim_jobs(worker_id integer, priority smallint,
   returns bigint[]
   language plpgsql
   set search_path = pg_catalog, pg_temp
-  -- Statistics of a queue are of another moment, and with none the planner reads the whole table.
+  -- One plan, whatever the statistics, which are of another moment than the queue: by the index of the lanes,
+  -- without a join (offset keeps the subquery apart), so that nothing passes over what is not of the lane.
+  set plan_cache_mode = force_generic_plan
   set enable_seqscan = off
   set enable_bitmapscan = off
-  set enable_hashjoin = off
-  set enable_mergejoin = off
 as $plpgsql$
 declare
-  _jobs bigint[];
+  _job_id bigint;
+  _jobs   bigint[];
 begin
-  with chosen as (
+  for _job_id in
     select q.job_id
       from rag.ingestion_queue q
      where q.status = 'queued' and q.attempts = 0
-       and q.priority = _claim_jobs.priority and q.tenant_id = _claim_jobs.tenant_id and q.job_id >= _claim_jobs.from_job
+       and q.priority = _claim_jobs.priority
+       -- Together, so that the lanes' index alone fits, and never that of job_id, in which all lanes lie.
+       and (q.tenant_id, q.job_id) >= (_claim_jobs.tenant_id, _claim_jobs.from_job)
+       and (q.tenant_id, q.job_id) < (_claim_jobs.tenant_id + 1, 0)
        and not exists (select from rag.ingestion_queue r
                        where r.status = 'running'
-                         and (r.source_id, r.document_id, r.pipeline_id) = (q.source_id, q.document_id, q.pipeline_id))
-     order by q.priority desc, q.tenant_id, q.job_id
+                         and (r.source_id, r.document_id, r.pipeline_id) = (q.source_id, q.document_id, q.pipeline_id)
+                       offset 0)
+     order by q.tenant_id, q.job_id
      limit _claim_jobs.max_jobs
        for update skip locked
-  ), claimed as (
+  loop
     update rag.ingestion_queue q
        set status = 'running', worker_id = _claim_jobs.worker_id, attempts = 1, started_at = now()
-      from chosen c
-     where q.job_id = c.job_id
-    returning q.job_id
-  )
-  select array_agg(c.job_id order by c.job_id) into _jobs from claimed c;
+     where q.job_id = _job_id;
+    _jobs := _jobs || _job_id;
+  end loop;
   return _jobs;
 end
 $plpgsql$;
@@ -294,34 +297,28 @@ comment on function rag._claim_jobs(integer, smallint, bigint, bigint, integer) 
 create or replace function rag._claim_retry(worker_id integer) returns bigint[]
   language plpgsql
   set search_path = pg_catalog, pg_temp
-  -- Statistics of a queue are of another moment, and with none the planner reads the whole table.
+  -- As in rag._claim_jobs().
+  set plan_cache_mode = force_generic_plan
   set enable_seqscan = off
   set enable_bitmapscan = off
-  set enable_hashjoin = off
-  set enable_mergejoin = off
 as $plpgsql$
 declare
-  _jobs bigint[];
+  _job_id bigint;
 begin
-  with chosen as (
-    select q.job_id
-      from rag.ingestion_queue q
-     where q.status = 'queued' and q.attempts > 0 and q.run_at <= now()
-       and not exists (select from rag.ingestion_queue r
-                       where r.status = 'running'
-                         and (r.source_id, r.document_id, r.pipeline_id) = (q.source_id, q.document_id, q.pipeline_id))
-     order by q.run_at, q.job_id
-     limit 1
-       for update skip locked
-  ), claimed as (
-    update rag.ingestion_queue q
-       set status = 'running', worker_id = _claim_retry.worker_id, attempts = q.attempts + 1, started_at = now()
-      from chosen c
-     where q.job_id = c.job_id
-    returning q.job_id
-  )
-  select array_agg(c.job_id) into _jobs from claimed c;
-  return _jobs;
+  select q.job_id into _job_id
+    from rag.ingestion_queue q
+   where q.status = 'queued' and q.attempts > 0 and q.run_at <= now()
+     and not exists (select from rag.ingestion_queue r
+                     where r.status = 'running'
+                       and (r.source_id, r.document_id, r.pipeline_id) = (q.source_id, q.document_id, q.pipeline_id)
+                     offset 0)
+   order by q.run_at, q.job_id
+   limit 1
+     for update skip locked;
+  update rag.ingestion_queue q
+     set status = 'running', worker_id = _claim_retry.worker_id, attempts = q.attempts + 1, started_at = now()
+   where q.job_id = _job_id;
+  return array_remove(array[_job_id], null);
 end
 $plpgsql$;
 comment on function rag._claim_retry(integer) is 'gives a worker the one job, tried before, that has been due the longest';

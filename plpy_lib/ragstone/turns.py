@@ -9,7 +9,7 @@ from dataclasses import dataclass
 RETRY_EVERY = 4
 """One claim in so many goes to a job that was tried before, if one is due."""
 
-LOOK_SHARE = 20
+LOOK_SHARE = 40
 """Looking up where the lanes begin may take one part in so many of a worker's time."""
 
 
