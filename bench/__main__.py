@@ -6,7 +6,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bench import bloat, chunking, formats, ingest, quality, scale, search, stops, triggers
+from bench import (
+    bloat,
+    chunking,
+    formats,
+    ingest,
+    overhead,
+    quality,
+    scale,
+    search,
+    stops,
+    triggers,
+)
 from bench.harness import BenchError, Server
 
 QUESTIONS = {
@@ -19,6 +30,7 @@ QUESTIONS = {
     "stops": stops,
     "bloat": bloat,
     "formats": formats,
+    "overhead": overhead,
 }
 # What needs nothing but a server.
 BY_DEFAULT = ["ingest", "search", "triggers"]

@@ -93,7 +93,7 @@ def run(server: Server, options: argparse.Namespace) -> Report:
     for count in options.chunks:
         with server.database() as database, database.connect() as connection:
             maker = Maker()
-            load(connection, maker, count)
+            report.table(f"{count:,} chunks: what they take", [load(connection, maker, count)])
             questions = maker.questions(options.queries)
             report.table(f"{count:,} chunks: latency", list(by_mode(connection, questions)))
             report.table(
@@ -121,8 +121,11 @@ def run(server: Server, options: argparse.Namespace) -> Report:
     return report
 
 
-def load(connection: Connection, maker: Maker, count: int) -> None:
-    """One chunk a document, past the queue; tags t0.0001 to t1.0 are on that share of them."""
+def load(connection: Connection, maker: Maker, count: int) -> Row:
+    """One chunk a document, past the queue; tags t0.0001 to t1.0 are on that share of them.
+
+    Returns what table and indexes take, and how long the vector index took to build.
+    """
     connection.execute("create table documents (id integer primary key, content text)")
     connection.execute("select rag.attach_source('documents', content_column => 'content')")
     connection.execute("create temp table made (id serial, content text, embedding vector)")
@@ -161,11 +164,27 @@ def load(connection: Connection, maker: Maker, count: int) -> None:
         select pipeline_id, text_search_config, 1, content_tsv from stored
         """
     )
-    connection.execute("set max_parallel_maintenance_workers = 0")
-    connection.execute(definition)
+    with Stopwatch() as building:
+        connection.execute(definition)
     for _ in range(count // 5000 + 1):
         connection.execute("select rag._refresh_statistics()")
     connection.execute("vacuum analyze")
+    sizes = one(
+        connection,
+        """
+        select pg_table_size(c), pg_relation_size(%s::regclass),
+               (select sum(pg_relation_size(indexrelid)) from pg_index where indrelid = c and indexrelid <> %s::regclass)::bigint
+          from pg_partition_tree('rag.document_chunks') p, lateral (select p.relid as c) t where p.isleaf
+        """,
+        name,
+        name,
+    )
+    named = dict(zip(("table MB", "vector index MB", "other indexes MB"), sizes, strict=True))
+    return (
+        {"what": "one chunk a document"}
+        | {k: v / 2**20 for k, v in named.items()}
+        | {"vector index built in s": building.seconds}
+    )
 
 
 def by_mode(connection: Connection, questions: list[Question]) -> Iterator[Row]:

@@ -60,10 +60,8 @@ def test_cancel_takes_effect_at_once_and_gives_the_jobs_back(db, connect, add):
 def test_statement_timeout_stops_a_drain(db, add):
     add(1, long_text(400))
     db.execute("set statement_timeout = '1500ms'")
-    started = time.monotonic()
     with pytest.raises(psycopg.errors.QueryCanceled):
         db.execute("call rag.drain()")
-    assert time.monotonic() - started < 20, "the document alone takes longer"
     db.execute("set statement_timeout = 0")
     assert value(db, "select status from rag.ingestion_queue") == "queued"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -145,7 +144,7 @@ def test_searches_are_counted_where_the_server_tracks_functions(db, processed):
 
 
 def test_status_and_metrics_read_no_large_table(db, table):
-    """With documents and jobs beyond what is counted, both still answer in milliseconds."""
+    """With documents and jobs beyond what is counted, both still answer from estimates."""
     db.execute(
         "insert into rag.documents (source_id, document_id, source_key) select 1, n, n::text from generate_series(1, 300000) n"
     )
@@ -154,16 +153,16 @@ def test_status_and_metrics_read_no_large_table(db, table):
     )
     db.execute("analyze rag.documents, rag.ingestion_queue")
     for call in ("select * from rag.status", "select rag.metrics()"):
-        best = min(_seconds(db, call) for _ in range(3))
-        assert best < 0.1, f"{call} took {best * 1000:.0f} ms"
+        db.execute("begin")
+        db.execute(call)
+        read = value(
+            db,
+            "select sum(seq_tup_read + idx_tup_fetch) from pg_stat_xact_all_tables where schemaname = 'rag'",
+        )
+        db.execute("rollback")
+        assert read < 100_000, call
     ((documents, waiting),) = rows(db, "select documents, waiting from rag.status")
     assert abs(documents - 300_000) < 3_000 and abs(waiting - 300_000) < 3_000
-
-
-def _seconds(db, call):
-    started = time.monotonic()
-    db.execute(call)
-    return time.monotonic() - started
 
 
 def test_lines_in_the_log_are_off_until_asked_for(db, add, drain, cluster, database):

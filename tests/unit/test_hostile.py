@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,7 +62,6 @@ def test_a_hostile_document_harms_only_itself(
 ) -> None:
     name, make = HOSTILE[title]
     data = make()
-    started = time.monotonic()
     try:
         found = read(sandbox, tokenizer_path, data, name)
     except DocumentError as error:
@@ -73,7 +71,6 @@ def test_a_hostile_document_harms_only_itself(
         text = "\n".join(chunk.content for chunk in found.chunks)
         assert "root:" not in text
         assert len(text) < 3 * LIMITS.max_text_characters
-    assert time.monotonic() - started < LIMITS.wall_seconds
     assert read(sandbox, tokenizer_path, b"The next one.", "b.txt").chunks
     assert not Path("/tmp/ragstone-was-here").exists()
 
