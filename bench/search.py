@@ -10,6 +10,11 @@ import argparse
 import random
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import psutil
+import psycopg
 
 from bench.harness import (
     BenchError,
@@ -39,6 +44,7 @@ WARM = {
     "semantic_weight => 1)",
 }
 COLD_TARGET_MS = 150
+PRIVATE_TARGET_MB = 60
 MEMORY_QUERIES = 100
 
 
@@ -47,6 +53,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, default=800_000, help="bytes of text to search in")
     parser.add_argument("--queries", type=int, default=200, help="warm queries of each kind")
     parser.add_argument("--connections", type=int, default=40, help="cold queries of each kind")
+    parser.add_argument("--at-once", type=int, default=200, help="connections that search at once")
 
 
 def run(server: Server, options: argparse.Namespace) -> Report:
@@ -54,13 +61,19 @@ def run(server: Server, options: argparse.Namespace) -> Report:
     report = Report("search", vars(options))
     texts = library_texts(options.size)
     queries = make_queries(
-        texts, len(WARM) * options.queries + 3 * options.connections + 1 + MEMORY_QUERIES
+        texts,
+        len(WARM) * options.queries
+        + 3 * options.connections
+        + 2
+        + MEMORY_QUERIES
+        + 2 * options.at_once,
     )
     with server.database() as database:
         chunks = load(database, texts)
         warm(report, database, queries, options.queries, chunks)
         cold(report, database, queries, options.connections)
         memory(report, database, queries)
+        at_once(report, database, queries, options.at_once)
     return report
 
 
@@ -129,15 +142,52 @@ def cold(report: Report, database: Database, queries: list[str], count: int) -> 
     )
 
 
-def memory(report: Report, database: Database, queries: Sequence[str]) -> None:
+def memory(report: Report, database: Database, queries: list[str]) -> None:
     """Of one searching backend beside another, as it would be: what both map is not private."""
     with database.connect() as other, database.connect() as connection:
-        timed(other, HYBRID, queries[0])
+        timed(other, HYBRID, queries.pop())
         with Watch(connection.info.backend_pid) as watch:
-            for query in queries[1:]:
+            for query in [queries.pop() for _ in range(MEMORY_QUERIES)]:
                 timed(connection, HYBRID, query)
             timed(connection, "select pg_sleep(%s)", "0.2")
     report.table("peak memory of a searching backend", [watch.backend.row("backend")])
+
+
+def at_once(report: Report, database: Database, queries: list[str], count: int) -> None:
+    """All connections ask at the same time, first cold and then warm; then their memory, together.
+
+    Shared memory and files that several map are counted once (proportional set size).
+    """
+    with ExitStack() as stack:
+        try:
+            connections = [stack.enter_context(database.connect()) for _ in range(count)]
+        except psycopg.OperationalError as error:
+            raise BenchError(f"{error}\nRaise max_connections, or say --at-once less") from error
+        rows = []
+        with ThreadPoolExecutor(count) as pool:
+            for name in ("first search of each", "second"):
+                asked = [queries.pop() for _ in connections]
+                with Stopwatch() as watch:
+                    seconds = list(pool.map(timed, connections, [HYBRID] * count, asked))
+                rows.append(latency_row(name, seconds) | {"all answered in s": watch.seconds})
+        report.table(f"{count} connections that search at once", rows)
+        sizes = [
+            psutil.Process(connection.info.backend_pid).memory_full_info()
+            for connection in connections
+        ]
+        private = [size.uss / 2**20 for size in sizes]
+        report.table(
+            f"memory of {count} connections that have searched",
+            [
+                {
+                    "what": "backends",
+                    "together MB": sum(size.pss for size in sizes) / 2**20,
+                    "private MB, mean": sum(private) / count,
+                    "private MB, most": max(private),
+                    "target": PRIVATE_TARGET_MB,
+                }
+            ],
+        )
 
 
 def timed(connection: Connection, sql: str, value: str) -> float:

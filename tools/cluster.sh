@@ -132,6 +132,7 @@ shared_preload_libraries = 'pg_cron'
 cron.database_name = '$database'
 cron.use_background_workers = on
 max_worker_processes = 24
+max_connections = 250
 shared_buffers = 256MB
 maintenance_work_mem = 256MB
 work_mem = 16MB
