@@ -160,7 +160,9 @@ declare
 begin
   -- One at a time: no two sessions switch.
   lock table rag.pipelines in share row exclusive mode;
-  select * into _pipeline from rag.pipelines p where p.name = $1;
+  select * into _pipeline from rag.pipelines p
+   where p.name = $1 or ($1 = 'active' and p.state = 'active')
+   order by p.name = $1 desc limit 1;
   if not found then
     raise exception 'there is no pipeline "%"', coalesce($1, 'null')
       using errcode = 'undefined_object',
@@ -169,7 +171,7 @@ begin
   return _pipeline;
 end
 $plpgsql$;
-comment on function rag._pipeline(text) is 'the pipeline of that name, with the table locked against other changes of it; raises 42704 for another';
+comment on function rag._pipeline(text) is 'the pipeline of that name, or the active one for active, with the table locked against other changes of it; raises 42704 for another';
 
 create or replace function rag.create_pipeline(
     name               text,

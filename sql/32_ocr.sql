@@ -38,7 +38,7 @@ create or replace function rag.set_ocr(languages text, pipeline text default 'ac
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _pipeline rag.pipelines := rag._pipeline(coalesce((select p.name from rag.pipelines p where p.state = 'active' and set_ocr.pipeline = 'active'), set_ocr.pipeline));
+  _pipeline rag.pipelines := rag._pipeline(set_ocr.pipeline);
   _queued   bigint := 0;
   _batch    bigint;
 begin

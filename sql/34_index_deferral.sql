@@ -7,7 +7,7 @@ create or replace function rag.defer_index(pipeline text default 'active') retur
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _pipeline rag.pipelines := rag._pipeline(coalesce((select p.name from rag.pipelines p where p.state = 'active' and defer_index.pipeline = 'active'), defer_index.pipeline));
+  _pipeline rag.pipelines := rag._pipeline(defer_index.pipeline);
 begin
   if _pipeline.index_method = 'none' then
     raise exception 'pipeline "%" has no vector index', _pipeline.name

@@ -237,3 +237,36 @@ def test_start_workers_without_pg_cron_here_says_what_to_type(db):
     for wrong in ("0", "-1", "65", "null"):
         with pytest.raises(psycopg.errors.InvalidParameterValue):
             db.execute(f"select rag.start_workers({wrong})")
+
+
+def test_claims_pass_over_no_remains_that_vacuum_cannot_remove(db, connect):
+    """Planned in an empty queue, as by a worker that has just started, and kept while it grows."""
+    worker_id = value(db, "select rag._register_worker()")
+    feed = (
+        "insert into rag.ingestion_queue (source_id, document_id, pipeline_id)"
+        " select 1, nextval('rag._document_id_seq'), 1 from generate_series(1, %s)"
+    )
+    claim_sql = "select rag._claim_jobs(%s, 0::smallint, 0, %s, 16)"
+
+    def finish(first: int) -> int:
+        while jobs := value(db, claim_sql, worker_id, first):
+            db.execute("delete from rag.ingestion_queue where job_id = any (%s)", [jobs])
+            first = max(jobs) + 1
+        return first
+
+    first = 0
+    for _ in range(10):
+        db.execute(feed, [2])
+        first = finish(first)
+    holder = connect()
+    holder.execute("begin isolation level repeatable read")
+    holder.execute("select txid_current()")
+    db.execute(feed, [5_000])
+    first = finish(first)
+    db.execute(feed, [16])
+    explained = f"explain (analyze, buffers, format json) {claim_sql}"
+    (plan,) = value(db, explained, worker_id, first)
+    read = plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"]
+    assert read < 16 * 30
+    assert value(db, "select count(*) from rag.ingestion_queue where status = 'running'") == 16
+    holder.execute("rollback")
