@@ -246,10 +246,10 @@ def test_claims_pass_over_no_remains_that_vacuum_cannot_remove(db, connect):
         "insert into rag.ingestion_queue (source_id, document_id, pipeline_id)"
         " select 1, nextval('rag._document_id_seq'), 1 from generate_series(1, %s)"
     )
-    claim_sql = "select rag._claim_jobs(%s, 0::smallint, 0, %s, 16)"
+    claim_sql = "select rag._claim_jobs(%s, 0::smallint, 0, %s, %s)"
 
     def finish(first: int) -> int:
-        while jobs := value(db, claim_sql, worker_id, first):
+        while jobs := value(db, claim_sql, worker_id, first, 200):
             db.execute("delete from rag.ingestion_queue where job_id = any (%s)", [jobs])
             first = max(jobs) + 1
         return first
@@ -261,11 +261,11 @@ def test_claims_pass_over_no_remains_that_vacuum_cannot_remove(db, connect):
     holder = connect()
     holder.execute("begin isolation level repeatable read")
     holder.execute("select txid_current()")
-    db.execute(feed, [5_000])
+    db.execute(feed, [20_000])
     first = finish(first)
     db.execute(feed, [16])
     explained = f"explain (analyze, buffers, format json) {claim_sql}"
-    (plan,) = value(db, explained, worker_id, first)
+    (plan,) = value(db, explained, worker_id, first, 16)
     read = plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"]
     assert read < 16 * 30
     assert value(db, "select count(*) from rag.ingestion_queue where status = 'running'") == 16
