@@ -25,7 +25,7 @@ deps: ## install the server, PL/Python, pg_cron and pgvector where they are miss
 build: venv ## build the model and the SQL
 	@tools/packages.sh folder "$(PYTHON)" build/site requirements/server.txt
 	@$(MAKE) --silent --no-print-directory $(MODEL)
-	@$(VENV)/bin/python tools/assemble.py build --pkglibdir $(PKGLIBDIR) --model $(MODEL) --output build/extension
+	@$(VENV)/bin/python tools/assemble.py build --model $(MODEL) --output build/extension
 
 $(MODEL): tools/build_model.py $(PINNED)
 	@echo "ragstone: building the model" >&2
