@@ -14,7 +14,7 @@ PINNED     = requirements/server.txt requirements/build.txt requirements/model.t
 MODEL      = build/model/model.json
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build install uninstall demo test chaos soak fuzz cluster stop psql env bench bench-search lint lock clean dist test-dist test-debian13 freeze reference installed venv venv-dev
+.PHONY: help deps build install uninstall demo test chaos soak fuzz cluster stop psql env bench bench-search lint lock clean dist test-dist test-debian13 test-pg-upgrade freeze reference installed venv venv-dev
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -25,7 +25,7 @@ deps: ## install the server, PL/Python, pg_cron and pgvector where they are miss
 build: venv ## build the model and the SQL
 	@tools/packages.sh folder "$(PYTHON)" build/site requirements/server.txt
 	@$(MAKE) --silent --no-print-directory $(MODEL)
-	@$(VENV)/bin/python tools/assemble.py build --pkglibdir $(PKGLIBDIR) --model $(MODEL) --output build/extension
+	@$(VENV)/bin/python tools/assemble.py build --model $(MODEL) --output build/extension
 
 $(MODEL): tools/build_model.py $(PINNED)
 	@echo "ragstone: building the model" >&2
@@ -48,6 +48,9 @@ dist: build ## make Debian packages, META.json and a source archive in build/dis
 
 test-debian13: ## run all tests on a clean Debian 13, with PostgreSQL 17 (needs root and debootstrap)
 	@tools/debian_root.sh /var/tmp/ragstone-debian13 trixie make test
+
+test-pg-upgrade: ## have pg_upgrade take a database from PostgreSQL 15 to 17, on a clean Debian (needs root and debootstrap)
+	@tools/debian_root.sh /var/tmp/ragstone-pg-upgrade trixie tests/upgrade/two_servers.sh
 
 test-dist: dist ## install the packages on a clean Debian, search, upgrade, purge (SUITE=trixie; needs root)
 	@tests/dist/run.sh $(SUITE)
@@ -104,7 +107,7 @@ reference: installed venv-dev ## write docs/reference.md and the list of objects
 lint: venv-dev ## check Python, SQL and shell code
 	@$(VENV)/bin/ruff check --quiet .
 	@$(VENV)/bin/python tools/check_sql.py
-	@! command -v shellcheck >/dev/null || shellcheck tools/*.sh tools/debian/* tests/dist/*.sh .ci/run
+	@! command -v shellcheck >/dev/null || shellcheck tools/*.sh tools/debian/* tests/dist/*.sh tests/upgrade/*.sh .ci/run
 
 lock: ## pin requirements/*.in anew (UPGRADE=1 takes the newest)
 	@tools/lock.sh "$(PYTHON)" $(if $(UPGRADE),--upgrade)

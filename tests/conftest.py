@@ -15,6 +15,8 @@ import psycopg
 import pytest
 from filelock import FileLock
 
+pytest.register_assert_rewrite("restored")
+
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = "ragstone_template"
 _numbers = itertools.count()
@@ -57,11 +59,12 @@ class Cluster:
         return (self.home / "log").read_text()
 
 
-def cluster_script(command: str, directory: Path, *arguments: str) -> str:
+def cluster_script(command: str, directory: Path, *arguments: str, **environment: str) -> str:
     """Run tools/cluster.sh; its messages are part of a failing test's output."""
     return subprocess.run(
         [ROOT / "tools" / "cluster.sh", command, "--dir", str(directory), *arguments],
         check=True,
+        env=os.environ | environment,
         stdout=subprocess.PIPE,
         text=True,
     ).stdout.strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -9,6 +10,9 @@ from collections.abc import Callable
 import psutil
 import psycopg
 import pytest
+
+# PostgreSQL refuses root.
+AS_SERVER = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
 
 
 def rows(connection: psycopg.Connection, sql: str, *parameters: object) -> list[tuple]:

@@ -1,12 +1,12 @@
 """Assemble the extension's SQL from migrations/ and sql/.
 
-    assemble.py build --pkglibdir DIR --model build/model/model.json --output build/extension
+    assemble.py build --model build/model/model.json --output build/extension
     assemble.py freeze --model build/model/model.json
 
 `build` writes the install script, an update script from each earlier release, and the frozen
 install scripts of those releases. `freeze`, run at a release, keeps its install script in
-extension/, where only the folder of the Python package is still open, and the hashes of that
-script and of the migrations in extension/released.sha256: a test sees to it that none changes.
+extension/, and the hashes of that script and of the migrations in extension/released.sha256: a test
+sees to it that none changes.
 """
 
 from __future__ import annotations
@@ -24,13 +24,19 @@ from pathlib import Path
 NAME = "ragstone"
 RELEASED = "extension/released.sha256"
 PLACEHOLDER = re.compile(r"@([a-z][a-z0-9_]*)@")
+# The package lies beside the PL/Python that runs the function. Its folder must not be written into
+# the function: pg_upgrade takes functions over as they are, to a server that has another folder and
+# maybe another Python. Arguments of the function have the names that are not used here.
 BOOT = """\
-import sys; sys.path[:1] == ["@libdir@"] or sys.path.insert(0, "@libdir@")
+import sys
+if "ragstone @version@" not in GD:
+    with open("/proc/self/maps", errors="surrogateescape") as _maps:
+        _line = next(_line for _line in _maps if "/plpython3.so" in _line)
+    GD["ragstone @version@"] = _line[_line.index("/") : _line.rindex("/")] + "/ragstone/@version@"
+sys.path[:1] == [GD["ragstone @version@"]] or sys.path.insert(0, GD["ragstone @version@"])
 import ragstone; ragstone.require("@version@", plpy)"""
 # PostgreSQL fills these in while it runs the script.
 POSTGRESQL_PLACEHOLDERS = frozenset({"extschema", "extowner"})
-# The path stands inside SQL and Python string constants.
-SAFE_PATH = re.compile(r"/[A-Za-z0-9/._+-]*")
 HEADER = """\
 -- {name}, assembled by tools/assemble.py: edit migrations/ and sql/ instead.
 -- search_path is pinned by {command}: {schema}, then the schemas of the required
@@ -103,16 +109,6 @@ def substitute(text: str, values: Mapping[str, str], origin: str) -> str:
     return PLACEHOLDER.sub(fill, text)
 
 
-def library_folder(pkglibdir: str, version: Version) -> str:
-    """The folder of the Python package of `version`.
-
-    Raises AssembleError for a path that can't stand inside a string constant.
-    """
-    if not SAFE_PATH.fullmatch(pkglibdir):
-        raise AssembleError(f"server library folder {pkglibdir!r} is not an absolute, plain path")
-    return f"{pkglibdir.rstrip('/')}/{NAME}/{version}"
-
-
 def model_values(card: Path) -> dict[str, str]:
     """One value for each entry of model.json: @model_dimension@, @model_sha256@ and so on."""
     entries: dict[str, object] = json.loads(card.read_text())
@@ -172,20 +168,19 @@ class Sources:
         return "\n".join(parts)
 
 
-def values_for(control: Control, card: Path, libdir: str) -> dict[str, str]:
+def values_for(control: Control, card: Path) -> dict[str, str]:
     """All that a placeholder can stand for."""
-    own = {"libdir": libdir, "version": str(control.version)}
+    own = {"version": str(control.version)}
     return {**model_values(card), **own, "boot": substitute(BOOT, own, "boot snippet")}
 
 
-def build(sources: Sources, pkglibdir: str, card: Path, output: Path) -> None:
+def build(sources: Sources, card: Path, output: Path) -> None:
     """Write all scripts into `output`, which then holds nothing else."""
     control = sources.control
-    values = values_for(control, card, library_folder(pkglibdir, control.version))
+    values = values_for(control, card)
     scripts = {f"{NAME}--{control.version}.sql": sources.script(values)}
     for version, path in sources.released().items():
-        libdir = {"libdir": library_folder(pkglibdir, version)}
-        scripts[path.name] = substitute(path.read_text(), libdir, path.name)
+        scripts[path.name] = path.read_text()
         scripts[f"{NAME}--{version}--{control.version}.sql"] = sources.script(values, version)
     output.mkdir(parents=True, exist_ok=True)
     for stale in set(output.glob(f"{NAME}--*.sql")) - {output / name for name in scripts}:
@@ -203,7 +198,7 @@ def freeze(sources: Sources, card: Path) -> Path:
     target = sources.root / "extension" / f"{NAME}--{control.version}.sql"
     if target.exists():
         raise AssembleError(f"{target.name} is released; raise default_version in {NAME}.control")
-    write(target, sources.script(values_for(control, card, "@libdir@")))
+    write(target, sources.script(values_for(control, card)))
     frozen = [*sources.migrations(), *sources.root.glob(f"extension/{NAME}--*.sql")]
     names = sorted(str(path.relative_to(sources.root)) for path in frozen)
     hashes = "".join(f"{sha256(sources.root / name)}  {name}\n" for name in names)
@@ -247,7 +242,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     builder = commands.add_parser("build", help="write install and update scripts")
-    builder.add_argument("--pkglibdir", required=True, help="pg_config --pkglibdir")
     builder.add_argument("--output", type=Path, required=True)
     freezer = commands.add_parser("freeze", help="keep this version's install script for good")
     for command in (builder, freezer):
@@ -256,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sources = Sources(Path(__file__).resolve().parents[1])
     try:
         if options.command == "build":
-            build(sources, options.pkglibdir, options.model, options.output)
+            build(sources, options.model, options.output)
         else:
             print(freeze(sources, options.model))
     except AssembleError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from pathlib import Path
 
@@ -144,7 +143,9 @@ def test_where_pg_cron_lives_workers_are_seen_and_missed(own_cluster):
 def broken_copy(db, document_root):
     """The installed package in a folder that may be broken, and a function that checks it; sessions that have the package already keep it."""
     source = value(db, "select prosrc from pg_proc where oid = 'rag._check_in_python'::regproc")
-    installed = Path(re.search('"(/[^"]*)"', source)[1])
+    version = value(db, "select extversion from pg_extension where extname = 'ragstone'")
+    libraries = value(db, "select setting from pg_config where name = 'PKGLIBDIR'")
+    installed = Path(libraries, "ragstone", version)
     copy = document_root / installed.name
     shutil.copytree(installed / "ragstone", copy / "ragstone")
     model = Path("models", "all-MiniLM-L6-v2")
@@ -154,7 +155,7 @@ def broken_copy(db, document_root):
             (copy / path.relative_to(installed)).symlink_to(path)
     db.execute(
         f"""create or replace function rag._check_in_python(name text, out ok boolean, out detail text, out hint text)
-            language plpython3u as $f${source.replace(str(installed), str(copy))}$f$"""
+            language plpython3u as $f$GD["ragstone {version}"] = "{copy}"{source}$f$"""
     )
     return copy
 

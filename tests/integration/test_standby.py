@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import time
 
 import psycopg
 import pytest
 from conftest import ROOT
-from helpers import claim, rows, value
+from helpers import AS_SERVER, claim, rows, value
 
 PORT = 54332
 
 
 def server_program(*command):
-    """Run as the server's account: PostgreSQL refuses root."""
-    account = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
-    subprocess.run([*account, *map(str, command)], check=True, cwd="/", stdout=subprocess.DEVNULL)
+    """Run as the server's account."""
+    subprocess.run([*AS_SERVER, *map(str, command)], check=True, cwd="/", stdout=subprocess.DEVNULL)
 
 
 @pytest.fixture

@@ -32,9 +32,9 @@ def set_version(root: Path, version: str) -> None:
     )
 
 
-def build(root: Path, pkglibdir: str = "/usr/lib/pg") -> dict[str, str]:
+def build(root: Path) -> dict[str, str]:
     output = root / "build"
-    assemble.build(assemble.Sources(root), pkglibdir, root / "model.json", output)
+    assemble.build(assemble.Sources(root), root / "model.json", output)
     return {path.name: path.read_text() for path in output.iterdir()}
 
 
@@ -61,14 +61,13 @@ def test_placeholders_are_filled_in(repository: Path):
 
 def test_boot_snippet_keeps_its_indentation_and_names_its_version(repository: Path):
     script = build(repository)["ragstone--0.10.0.sql"]
-    libdir = "/usr/lib/pg/ragstone/0.10.0"
-    assert f'\n  import sys; sys.path[:1] == ["{libdir}"] or sys.path' in script
+    assert '\n  import sys\n  if "ragstone 0.10.0" not in GD:\n      with open(' in script
     assert '\n  import ragstone; ragstone.require("0.10.0", plpy)\n  return 1' in script
 
 
 def test_unknown_placeholder_is_named_with_file_and_line(repository: Path):
     (repository / "sql/30_c.sql").write_text("select 1;\nselect '@modle@';\n")
-    with pytest.raises(assemble.AssembleError, match=r"sql/30_c\.sql:2: .*@modle@.*libdir"):
+    with pytest.raises(assemble.AssembleError, match=r"sql/30_c\.sql:2: .*@modle@.*version"):
         build(repository)
 
 
@@ -79,12 +78,12 @@ def test_operators_and_postgresql_s_own_placeholders_pass(repository: Path, text
 
 
 def test_update_script_has_only_later_migrations_and_all_definitions(repository: Path):
-    (repository / "extension/ragstone--0.9.0.sql").write_text("select '@libdir@';\n")
+    (repository / "extension/ragstone--0.9.0.sql").write_text("select 'as released';\n")
     scripts = build(repository)
     update = scripts["ragstone--0.9.0--0.10.0.sql"]
     assert "rag.first" not in update
     assert in_order(update, "alter extension ragstone update", "rag.second", "10_a.sql", "20_b.sql")
-    assert scripts["ragstone--0.9.0.sql"] == "select '/usr/lib/pg/ragstone/0.9.0';\n"
+    assert scripts["ragstone--0.9.0.sql"] == "select 'as released';\n"
 
 
 def test_frozen_script_is_what_the_release_installed(repository: Path):
@@ -121,12 +120,6 @@ def test_unchanged_script_is_not_rewritten(repository: Path):
     build(repository)
     after = (repository / "build/ragstone--0.10.0.sql").stat()
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
-
-
-@pytest.mark.parametrize("pkglibdir", ['/usr/li"b', "/usr/l'ib", "lib", "/usr/lib\n"])
-def test_path_that_would_break_out_of_its_string_is_refused(repository: Path, pkglibdir: str):
-    with pytest.raises(assemble.AssembleError, match="plain path"):
-        build(repository, pkglibdir)
 
 
 def test_what_was_released_is_frozen_by_hash(repository: Path):
