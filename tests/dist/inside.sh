@@ -62,7 +62,7 @@ step "start a cluster"
 sql -c 'create extension ragstone cascade' 2>/dev/null
 step "create extension"
 mkdir -p /srv/documents
-cp /root/ragstone/examples/documents/collection-care-manual.pdf /srv/documents/handbook.pdf
+cp "/usr/share/doc/$(dpkg-deb -f "$own" Package)/examples/documents/collection-care-manual.pdf" /srv/documents/handbook.pdf
 sql <<'SQL' >/dev/null
 select rag.set('document_root', '/srv/documents');
 create table files (id integer generated always as identity primary key, path text not null);
