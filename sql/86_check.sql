@@ -253,7 +253,8 @@ as $sql$
          case when s.contradictions > 0 then 'Look: select * from rag.check_consistency();'
               when s.is_due then 'It should run each night: select rag.start_workers(1); schedules it anew. At once: call rag.maintain();'
               when s.last is null and (rag._why_pg_cron_starts_no_workers()).problem is not null
-              then 'pg_cron has it run each night where its row is in order; at once: call rag.maintain();'
+              then 'See the row pg_cron, which then has it run each night; at once: call rag.maintain();'
+              when s.last is null and rag._scheduled_workers() > 0 then 'It runs each night, by the clock of pg_cron; at once: call rag.maintain();'
               when s.last is null then 'rag.start_workers() has it run each night, by the clock of pg_cron; at once: call rag.maintain();' end
   from (select l.last, coalesce(c.count, 0) as contradictions,
                coalesce(l.last < now() - interval '50 hours', false) and rag._scheduled_workers() > 0 as is_due
