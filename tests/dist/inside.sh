@@ -29,8 +29,13 @@ files_of_postgresql() { find /usr/lib/postgresql /usr/share/postgresql /usr/shar
 export DEBIAN_FRONTEND=noninteractive
 apt=(apt-get -qq -y --no-install-recommends -o Dpkg::Use-Pty=0 -o APT::Sandbox::User=root)
 
-# The folder that is carried to a server without a network: what is depended on, and the packages.
 cd /root/dist
+for package in ./*.deb; do
+    stray=$(dpkg-deb --fsys-tarfile "$package" | tar -t | grep -vE '^\./(usr/.*)?$' || true)
+    [ -z "$stray" ] || die "$package has files outside /usr: $stray"
+done
+
+# The folder that is carried to a server without a network: what is depended on, and the packages.
 "${apt[@]}" -o Dir::Cache::archives=/root/dist --download-only install ./*.deb >/dev/null
 rm -rf partial lock
 step "download what the packages depend on: $(du -shc ./*.deb | tail -1 | cut -f1) in the folder"
