@@ -109,6 +109,15 @@ return check_folder(path)
 $python$;
 comment on function rag._check_folder(text) is 'why the server cannot use the folder, or null where it can';
 
+create or replace function rag._folder_hint(path text) returns text
+  language sql immutable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  select format('As root: namei -l %s; shows who may enter each folder. The server''s account must be let into all of them, and read the last. Or choose another: select rag.set(''document_root'', ''/folder/of/the/documents'');',
+                '''' || replace(path, '''', '''\''''') || '''')
+$sql$;
+comment on function rag._folder_hint(text) is 'how to find out why the server cannot use the folder';
+
 create or replace function rag.set(name text, value text, tenant_id bigint default null) returns text
   language plpgsql
   -- SECURITY DEFINER: whoever may change settings can neither store a value that was not checked, nor
@@ -144,7 +153,8 @@ begin
     raise exception 'invalid value for setting "%": "%"', set.name, set.value
       using errcode = 'invalid_parameter_value',
             detail  = _problem,
-            hint    = format('It is %s. Back to its default: select rag.set(%L, null);', _definition.description, set.name);
+            hint    = case when _definition.kind = 'folder' and starts_with(set.value, '/') then rag._folder_hint(set.value)
+                           else format('It is %s. Back to its default: select rag.set(%L, null);', _definition.description, set.name) end;
   end if;
 
   insert into rag._settings (name, tenant_id, value, updated_by)

@@ -93,6 +93,32 @@ create or replace function rag._maintenance_job_name() returns text
   set search_path = pg_catalog, pg_temp
 as $sql$ select format('ragstone maintenance in %s', current_database()) $sql$;
 
+create or replace function rag._worker_command() returns text
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$ select format('call rag.drain(run_for => interval %L)', rag.get('worker_lifetime_s') || ' s') $sql$;
+comment on function rag._worker_command() is 'what pg_cron runs each minute for each worker';
+
+create or replace function rag._why_pg_cron_starts_no_workers(out problem text, out hint text)
+  language plpgsql stable
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  -- Not current_setting(): that also knows what postgresql.conf says to a library that is not loaded.
+  _database text := (select s.setting from pg_settings s where s.name = 'cron.database_name');
+begin
+  if _database is null then
+    problem := 'pg_cron is not loaded';
+    hint := format('Put into postgresql.conf: shared_preload_libraries = ''pg_cron'', cron.database_name = %L, cron.use_background_workers = on; then restart the server. Until then, work the queue off by hand: call rag.drain();', current_database());
+  elsif _database <> current_database() then
+    problem := format('pg_cron runs in database "%s", not in "%s"', _database, current_database());
+    hint := format('In database "%1$s" type: create extension if not exists pg_cron; select cron.schedule_in_database(%2$L, ''* * * * *'', %3$L, %4$L), cron.schedule_in_database(%5$L, ''37 2 * * *'', ''call rag.maintain()'', %4$L);',
+                   _database, rag._worker_job_name(1), rag._worker_command(), current_database(), rag._maintenance_job_name());
+  end if;
+end
+$plpgsql$;
+comment on function rag._why_pg_cron_starts_no_workers() is 'why rag.start_workers() cannot be used in this database, and what to type instead; nulls where it can';
+
 create or replace function rag.start_workers(workers integer default 1) returns integer
   language plpgsql
   -- SECURITY DEFINER: workers run as ragstone's owner whoever starts them, and do nothing but rag.drain().
@@ -100,26 +126,18 @@ create or replace function rag.start_workers(workers integer default 1) returns 
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  -- Not current_setting(): that also knows what postgresql.conf says to a library that is not loaded.
-  _cron_database text := (select s.setting from pg_settings s where s.name = 'cron.database_name');
-  _command       text := format('call rag.drain(run_for => interval %L)', rag.get('worker_lifetime_s') || ' s');
+  _obstacle record := rag._why_pg_cron_starts_no_workers();
 begin
   if start_workers.workers is null or start_workers.workers not between 1 and 64 then
     raise exception 'the number of workers is from 1 to 64, not %', start_workers.workers
       using errcode = 'invalid_parameter_value',
             hint    = 'One worker keeps one core busy. Type, for two: select rag.start_workers(2);';
   end if;
-  if _cron_database is null then
-    raise exception 'pg_cron is not loaded'
+  if _obstacle.problem is not null then
+    raise exception '%', _obstacle.problem
       using errcode = 'object_not_in_prerequisite_state',
             detail  = 'Workers are started by pg_cron.',
-            hint    = format('Put into postgresql.conf: shared_preload_libraries = ''pg_cron'', cron.database_name = %L, cron.use_background_workers = on; then restart the server. Until then, work the queue off by hand: call rag.drain();', current_database());
-  end if;
-  if _cron_database <> current_database() then
-    raise exception 'pg_cron runs in database "%", not in "%"', _cron_database, current_database()
-      using errcode = 'object_not_in_prerequisite_state',
-            hint    = format('In database "%s" type: select cron.schedule_in_database(%L, ''* * * * *'', %L, %L);',
-                             _cron_database, rag._worker_job_name(1), _command, current_database());
+            hint    = _obstacle.hint;
   end if;
   if not exists (select from pg_extension e where e.extname = 'pg_cron') then
     create extension pg_cron;
@@ -129,9 +147,12 @@ begin
   where j.database = current_database() and (j.jobname like 'ragstone worker %' or j.jobname = rag._maintenance_job_name())
     and (j.jobname <> all (select rag._worker_job_name(n) from generate_series(1, start_workers.workers) n)
          -- Scheduled by an owner before this one, who may be gone.
-         or j.username <> current_user);
+         or j.username <> current_user)
+     -- Brought by a dump of a database that had another name.
+     or (j.jobname like 'ragstone worker %' or j.jobname like 'ragstone maintenance in %')
+    and not exists (select from pg_database d where d.datname = j.database);
   perform cron.schedule(rag._maintenance_job_name(), '37 2 * * *', 'call rag.maintain()');
-  perform cron.schedule(rag._worker_job_name(n), '* * * * *', _command) from generate_series(1, start_workers.workers) n;
+  perform cron.schedule(rag._worker_job_name(n), '* * * * *', rag._worker_command()) from generate_series(1, start_workers.workers) n;
   update rag.workers w set stop_requested = true
   where w.worker_id in (select x.worker_id from rag.workers x order by x.worker_id offset start_workers.workers);
   return start_workers.workers;
@@ -146,8 +167,14 @@ create or replace function rag.stop_workers() returns integer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _stopped integer := 0;
+  _stopped       integer := 0;
+  _cron_database text := (select s.setting from pg_settings s where s.name = 'cron.database_name');
 begin
+  if _cron_database <> current_database() then
+    raise notice 'pg_cron runs in database "%": what it has scheduled there for "%" starts again at the next full minute', _cron_database, current_database()
+      using hint = format('In database "%s" type: select cron.unschedule(jobid) from cron.job where database = %L and jobname like ''ragstone %%'';',
+                          _cron_database, current_database());
+  end if;
   if exists (select from pg_extension e where e.extname = 'pg_cron') then
     select count(cron.unschedule(j.jobid)) into _stopped from cron.job j
     where j.jobname like 'ragstone worker %' and j.database = current_database();

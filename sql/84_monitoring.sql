@@ -46,10 +46,11 @@ as $sql$
                (select count(*) from rag.ingestion_queue q where q.status = 'running') as running,
                (select count(*) from rag.ingestion_queue q where q.status = 'dead') as dead,
                (select coalesce(sum(cardinality(c.keys)), 0) from rag._changes c) as noted,
-               least((select q.created_at from rag.ingestion_queue q where q.status = 'queued' order by q.job_id limit 1),
+               -- Not of those that are tried again: a file that is missing for a day is no want of workers.
+               least((select q.run_at from rag.ingestion_queue q where q.status = 'queued' and q.attempts = 0 order by q.job_id limit 1),
                      (select min(c.created_at) from rag._changes c)) as oldest) r
 $sql$;
-comment on function rag._queue_counts() is 'jobs by what they wait for; noted: changed rows that are not jobs yet; oldest: since when the first of all these waits';
+comment on function rag._queue_counts() is 'jobs by what they wait for; noted: changed rows that are not jobs yet; oldest: since when the first of those waits that were never tried';
 
 create or replace function rag._status(
     out documents bigint, out chunks bigint, out waiting bigint, out running bigint, out retrying bigint, out dead bigint,
@@ -86,7 +87,7 @@ comment on column rag.status.waiting is 'jobs that were never tried, and changed
 comment on column rag.status.running is 'jobs that a worker has';
 comment on column rag.status.retrying is 'jobs that failed and are tried again';
 comment on column rag.status.dead is 'jobs that are not tried again: see rag.dead_letters';
-comment on column rag.status.oldest_wait is 'how long the oldest job has been waiting';
+comment on column rag.status.oldest_wait is 'how long the oldest of the waiting jobs has been waiting';
 comment on column rag.status.workers is 'workers that are alive: see rag.worker_activity';
 comment on column rag.status.worker_memory is 'private memory of all workers and their child processes';
 comment on column rag.status.documents_per_minute is 'finished in the last 5 minutes';
@@ -202,7 +203,7 @@ as $sql$
     ('ragstone_chunks_total',           'counter',   'Chunks stored.'),
     ('ragstone_tokens_total',           'counter',   'Tokens embedded for chunks.'),
     ('ragstone_jobs',                   'gauge',     'Jobs in the queue, by state.'),
-    ('ragstone_oldest_job_age_seconds', 'gauge',     'How long the oldest job has been waiting, 0 where none waits.'),
+    ('ragstone_oldest_job_age_seconds', 'gauge',     'How long the oldest job that was never tried has been waiting, 0 where none waits.'),
     ('ragstone_documents',              'gauge',     'Documents of all sources.'),
     ('ragstone_chunks',                 'gauge',     'Chunks of each pipeline.'),
     ('ragstone_index_bytes',            'gauge',     'Size of a pipeline''s chunks with their indexes.'),

@@ -76,8 +76,8 @@ create or replace function rag._check_pgvector(out ok boolean, out detail text, 
 as $sql$
   select v >= '{0,8,0}' and a.default_version = e.extversion,
          e.extversion || case when v < '{0,8,0}' then ': too old'
-                              when v < '{0,8,2}' then '; known defects: a parallel HNSW build can overflow (fixed in 0.8.2), vacuum of HNSW (0.8.4)'
-                              when v < '{0,8,4}' then '; known defects: vacuum of HNSW (fixed in 0.8.4)' else '' end
+                              when v < '{0,8,2}' then '; defects of HNSW: a parallel build can overflow (before 0.8.2), vacuum (before 0.8.4)'
+                              when v < '{0,8,4}' then '; defect of HNSW: vacuum (before 0.8.4)' else '' end
          || case when a.default_version <> e.extversion then format('; %s is installed', a.default_version) else '' end,
          case when a.default_version <> e.extversion then 'Type: alter extension vector update;'
               when v < '{0,8,0}' then 'Install pgvector 0.8 or newer, then type: alter extension vector update;'
@@ -125,11 +125,7 @@ begin
   ok := false;
   if _database is null then
     detail := 'not loaded: nothing starts workers';
-    hint := format('Put into postgresql.conf: shared_preload_libraries = ''pg_cron'', cron.database_name = %L, cron.use_background_workers = on; then restart the server. Until then: call rag.drain();', current_database());
-  elsif _database <> current_database() then
-    detail := format('runs in database %s, this is %s', _database, current_database());
-    hint := format('In database %s type: select cron.schedule_in_database(%L, ''* * * * *'', %L, %L);', _database,
-                   rag._worker_job_name(1), format('call rag.drain(run_for => interval ''%s s'')', rag.get('worker_lifetime_s')), current_database());
+    hint := (rag._why_pg_cron_starts_no_workers()).hint;
   elsif current_setting('cron.use_background_workers') <> 'on' then
     detail := 'cron.use_background_workers is off: each worker needs a connection that pg_hba.conf lets in without a password';
     hint := 'Put into postgresql.conf: cron.use_background_workers = on; then restart the server.';
@@ -137,6 +133,11 @@ begin
         and not exists (select from pg_stat_activity a where a.backend_type = 'pg_cron launcher') and not pg_is_in_recovery() then
     detail := 'its launcher is not running: somebody ended it, or max_worker_processes left it no place';
     hint := 'Restart the server, which is the only way to start it again. Until then: call rag.drain();';
+  elsif _database <> current_database() then
+    -- What is scheduled there cannot be seen from here, only the workers that came of it.
+    ok := exists (select from rag.workers w where rag._worker_is_alive(w.worker_id));
+    detail := format('runs in database %s, this is %s', _database, current_database());
+    hint := case when not ok then (rag._why_pg_cron_starts_no_workers()).hint end;
   else
     ok := true;
     detail := coalesce((select e.extversion from pg_extension e where e.extname = 'pg_cron'), 'loaded, not used yet') || ' in this database';
@@ -174,7 +175,9 @@ begin
   elsif _scheduled = 0 then
     ok := not _waiting and null;
     detail := detail || case when _waiting then '; jobs are waiting' else '' end;
-    hint := 'Type: select rag.start_workers(1); or work the queue off by hand: call rag.drain();';
+    hint := case when (rag._why_pg_cron_starts_no_workers()).problem is null
+                 then 'Type: select rag.start_workers(1); or work the queue off by hand: call rag.drain();'
+                 else 'See the row pg_cron. Until then work the queue off by hand: call rag.drain();' end;
   else
     -- Only where workers are missing: the table of runs is never pruned, and has no index to go by.
     execute $sql$
@@ -230,7 +233,7 @@ as $sql$
          case when s.orphans > 0 then format('%s job(s) of workers that are gone', s.orphans)
               when s.is_stalled then 'jobs wait, workers are alive, and nothing has been finished for a quarter of an hour'
               else 'none' end,
-         case when s.orphans > 0 then 'The next worker frees them: select rag.start_workers(1); or call rag.drain();'
+         case when s.orphans > 0 then 'The next worker frees them: see the row workers, or call rag.drain();'
               when s.is_stalled then 'What they are doing: select * from rag.worker_activity; and in the server''s log.' end
   from (select (select count(*) from rag.ingestion_queue q
                 where q.status = 'running' and q.started_at < now() - interval '2 minutes' and not rag._worker_is_alive(q.worker_id)) as orphans,
@@ -249,6 +252,9 @@ as $sql$
          || case when s.contradictions > 0 then format('; it found %s contradiction(s)', s.contradictions) else '' end,
          case when s.contradictions > 0 then 'Look: select * from rag.check_consistency();'
               when s.is_due then 'It should run each night: select rag.start_workers(1); schedules it anew. At once: call rag.maintain();'
+              when s.last is null and (rag._why_pg_cron_starts_no_workers()).problem is not null
+              then 'See the row pg_cron, which then has it run each night; at once: call rag.maintain();'
+              when s.last is null and rag._scheduled_workers() > 0 then 'It runs each night, by the clock of pg_cron; at once: call rag.maintain();'
               when s.last is null then 'rag.start_workers() has it run each night, by the clock of pg_cron; at once: call rag.maintain();' end
   from (select l.last, coalesce(c.count, 0) as contradictions,
                coalesce(l.last < now() - interval '50 hours', false) and rag._scheduled_workers() > 0 as is_due
@@ -263,7 +269,7 @@ create or replace function rag._check_failures(out ok boolean, out detail text, 
 as $sql$
   select count(*) = 0,
          case when count(*) = 0 then 'none' else format('%s job(s) are dead, most often: %s', count(*), mode() within group (order by q.error_code)) end,
-         case when count(*) > 0 then 'Why, and what to do: select * from rag.dead_letters;' end
+         case when count(*) > 0 then 'Why, and what to do: select job_id, error, hint from rag.dead_letters; then rag.retry() or rag.discard().' end
   from rag.ingestion_queue q where q.status = 'dead'
 $sql$;
 
@@ -291,7 +297,7 @@ begin
   detail := _root;
   if _problem is not null then
     detail := format('%s: %s', _root, _problem);
-    hint := 'Make it readable for the server''s account, or choose another: select rag.set(''document_root'', …);';
+    hint := rag._folder_hint(_root);
   elsif rtrim(_root, '/') || '/' = left(_data || '/', length(rtrim(_root, '/')) + 1) then
     detail := format('%s holds the server''s own data in %s', _root, _data);
     hint := 'Whoever may insert a path could search the database''s files: choose a folder of documents alone.';

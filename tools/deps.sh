@@ -253,7 +253,11 @@ build_vector() {
     local flags=(-C "$work/source/pgvector" PG_CONFIG="$work/source/with_headers" OPTFLAGS="" with_llvm=no)
     quietly make -j"$(nproc)" "${flags[@]}" || die "pgvector did not build"
     quietly make "${flags[@]}" DESTDIR="${1:-}" install || die "pgvector could not be installed"
-    [ -z "${1:-}" ] || cp "$work/source/pgvector/LICENSE" "$work/source/pgvector/CHANGELOG.md" "$1"
+    [ -n "${1:-}" ] || return 0
+    # Its headers went below the workspace's path, and would leave that folder on every server.
+    rm -r "$1$work"
+    rmdir -p --ignore-fail-on-non-empty "$1$(dirname "$work")"
+    cp "$work/source/pgvector/LICENSE" "$work/source/pgvector/CHANGELOG.md" "$1"
 }
 
 # --- the whole -----------------------------------------------------------------------------

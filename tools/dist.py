@@ -82,6 +82,8 @@ class Package:
     licence: str
     changelog: str
     scripts: dict[str, str] = field(default_factory=dict)
+    pages: Sequence[Path] = ()
+    suggests: Sequence[str] = ()
 
     def build(self, folder: Path, compression: str) -> Path:
         """Write the .deb into `folder`."""
@@ -117,6 +119,7 @@ class Package:
             f"Maintainer: {MAINTAINER}",
             f"Installed-Size: {size // 1024}",
             f"Depends: {', '.join(self.depends)}",
+            *([f"Suggests: {', '.join(self.suggests)}"] if self.suggests else []),
             "Section: database",
             "Priority: optional",
             f"Description: {self.summary}",
@@ -125,12 +128,15 @@ class Package:
         return "\n".join(lines) + "\n"
 
     def add_documentation(self) -> None:
-        """Licence and changelog, where Debian's users look for them."""
+        """Licence, changelog and pages, where Debian's users look for them."""
         folder = self.tree / "usr/share/doc" / self.name
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "copyright").write_text(self.licence)
         changelog = gzip.compress(self.changelog.encode(), mtime=0)
         (folder / "changelog.gz").write_bytes(changelog)
+        for page in self.pages:
+            (folder / page).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / page, folder / page)
         for path in (self.tree, *self.tree.rglob("*")):
             if path.is_dir():
                 path.chmod(0o755)
@@ -214,7 +220,18 @@ def extension_package(server: Server, tree: Path) -> Package:
         licence=(ROOT / "LICENSE").read_text(),
         changelog=(ROOT / "CHANGELOG.md").read_text(),
         scripts=maintainer_scripts(server, version),
+        pages=pages(),
+        suggests=["tesseract-ocr"],
     )
+
+
+def pages() -> list[Path]:
+    """What a server without the sources is run and tried by: README, docs and examples."""
+    return [
+        path
+        for path in source_files()
+        if path == Path("README.md") or path.parts[0] in ("docs", "examples")
+    ]
 
 
 # --- pgvector -----------------------------------------------------------------------------

@@ -184,7 +184,12 @@ def ocr(db: Database) -> Finding:
     wanted = db.languages_of_ocr()
     if not wanted:
         if folder is None:
-            return Finding(None, "off; Tesseract is not installed")
+            return Finding(
+                None,
+                "off; Tesseract is not installed",
+                f"To read scans: apt-get install {tesseract.packages(['eng'])};"
+                " then: select rag.set_ocr('eng');",
+            )
         return Finding(
             None, f"off; Tesseract has {there}", "To turn it on: select rag.set_ocr('eng');"
         )

@@ -29,8 +29,13 @@ files_of_postgresql() { find /usr/lib/postgresql /usr/share/postgresql /usr/shar
 export DEBIAN_FRONTEND=noninteractive
 apt=(apt-get -qq -y --no-install-recommends -o Dpkg::Use-Pty=0 -o APT::Sandbox::User=root)
 
-# The folder that is carried to a server without a network: what is depended on, and the packages.
 cd /root/dist
+for package in ./*.deb; do
+    stray=$(dpkg-deb --fsys-tarfile "$package" | tar -t | grep -vE '^\./(usr/.*)?$' || true)
+    [ -z "$stray" ] || die "$package has files outside /usr: $stray"
+done
+
+# The folder that is carried to a server without a network: what is depended on, and the packages.
 "${apt[@]}" -o Dir::Cache::archives=/root/dist --download-only install ./*.deb >/dev/null
 rm -rf partial lock
 step "download what the packages depend on: $(du -shc ./*.deb | tail -1 | cut -f1) in the folder"
@@ -62,7 +67,7 @@ step "start a cluster"
 sql -c 'create extension ragstone cascade' 2>/dev/null
 step "create extension"
 mkdir -p /srv/documents
-cp /root/ragstone/examples/documents/collection-care-manual.pdf /srv/documents/handbook.pdf
+cp "/usr/share/doc/$(dpkg-deb -f "$own" Package)/examples/documents/collection-care-manual.pdf" /srv/documents/handbook.pdf
 sql <<'SQL' >/dev/null
 select rag.set('document_root', '/srv/documents');
 create table files (id integer generated always as identity primary key, path text not null);

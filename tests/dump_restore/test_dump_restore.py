@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -126,3 +127,30 @@ def test_a_server_with_another_document_root(
         goes_on(cluster, empty_database, dumped, table, other_root / "moved")
     finally:
         (other_root / "moved").rename(document_root)
+
+
+def test_what_the_page_says_restores_beside_the_database_of_pg_cron(own_cluster, tmp_path):
+    """A dump of the database that workers run in holds pg_cron, which no second database can have."""
+    cluster = own_cluster()
+    with cluster.connect("cron") as db:
+        db.execute("create extension ragstone cascade")
+        db.execute("create table notes (id integer primary key, body text)")
+        db.execute("select rag.attach_source('notes', content_column => 'body')")
+        db.execute("insert into notes values (1, 'A note about foxes.')")
+        db.execute("call rag.drain()")
+        db.execute("select rag.start_workers(1)")
+        db.execute("create database restored")
+    page = (Path(__file__).resolve().parents[2] / "docs" / "backup.md").read_text()
+    commands = re.search(r"```sh\n(pg_restore -l .*?)```", page, re.S)[1]
+    dump(cluster, "cron", tmp_path / "backup", "-Fd")
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", commands.replace("-d restored", "-e -d restored")],
+        env=cluster.environment("restored"),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    with cluster.connect("restored") as db:
+        assert value(db, "select content from rag.search_documents('foxes')")
+        assert problems(db) == []

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from pathlib import Path
 
+import psycopg
 import pytest
-from helpers import eventually, rows, value
+from helpers import eventually, in_background, rows, value
+
+from ragstone import check, tesseract
 
 CHECKS = [
     "postgresql", "extension", "package", "libraries", "cpu", "model", "prepacked", "embedding", "extraction", "ocr", "pgvector",
@@ -16,10 +20,10 @@ CHECKS = [
 ]  # fmt: skip
 
 
-def found(db, check):
+def found(db, name):
     """ok, detail and hint of one check."""
     ((ok, detail, hint),) = rows(
-        db, 'select ok, detail, hint from rag.check() where "check" = %s', check
+        db, 'select ok, detail, hint from rag.check() where "check" = %s', name
     )
     return ok, detail, hint
 
@@ -75,14 +79,14 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(
-    ("check", "mistake", "expected"),
+    ("name", "mistake", "expected"),
     MISTAKES,
     ids=[f"{c}-{n}" for n, (c, _, _) in enumerate(MISTAKES)],
 )
-def test_a_mistake_is_found_and_says_what_to_do(db, add, check, mistake, expected):
+def test_a_mistake_is_found_and_says_what_to_do(db, add, name, mistake, expected):
     add(1, "Some text.")
     db.execute(mistake)
-    ok, detail, hint = found(db, check)
+    ok, detail, hint = found(db, name)
     assert ok is False
     assert expected in detail
     assert hint
@@ -137,6 +141,84 @@ def test_where_pg_cron_lives_workers_are_seen_and_missed(own_cluster):
         assert ok is False and "next full minute" in detail
         assert found(db, "cron_history")[0] is True
         db.execute("select rag.stop_workers()")
+
+
+def test_a_database_beside_that_of_pg_cron_gets_workers_by_what_the_hint_says(own_cluster):
+    cluster = own_cluster()
+    with cluster.connect("postgres") as db, cluster.connect("cron") as home:
+        db.execute("create extension ragstone cascade")
+        db.execute("create table notes (id integer primary key, body text)")
+        db.execute("select rag.attach_source('notes', content_column => 'body')")
+        db.execute("insert into notes values (1, 'Jobs are waiting.')")
+        eventually(lambda: found(db, "pg_cron")[1].startswith("runs in"))
+        # Nobody is sent to rag.start_workers(), which refuses here.
+        hints = rows(db, "select hint from rag.check() where hint ~ 'start_workers'")
+        assert found(db, "workers")[0] is False and hints == []
+        ok, _, hint = found(db, "pg_cron")
+        assert ok is False
+        home.execute(hint.removeprefix('In database "cron" type: '))
+        assert rows(
+            home, "select jobname, command from cron.job where database = 'postgres' order by 1"
+        ) == [
+            ("ragstone maintenance in postgres", "call rag.maintain()"),
+            (
+                "ragstone worker 1 in postgres",
+                "call rag.drain(run_for => interval '120 s')",
+            ),
+        ]
+        with cluster.connect("postgres") as worker:
+            thread, _ = in_background(worker, "call rag.drain(run_for => '60 s')")
+            eventually(lambda: found(db, "workers")[0])
+            assert found(db, "pg_cron") == (True, "runs in database cron, this is postgres", None)
+
+            # These would come back: who stops them is told where they come from.
+            notices = []
+            db.add_notice_handler(lambda n: notices.append((n.message_primary, n.message_hint)))
+            db.execute("select rag.stop_workers()")
+            thread.join(30)
+        ((message, hint),) = notices
+        assert "starts again" in message
+        home.execute(hint.removeprefix('In database "cron" type: '))
+        assert value(home, "select count(*) from cron.job") == 0
+
+
+def test_jobs_that_a_dump_brought_for_a_database_of_another_name_go(own_cluster):
+    cluster = own_cluster()
+    with cluster.connect("cron") as db:
+        db.execute("create extension ragstone cascade")
+        db.execute("select rag.start_workers(1)")
+        db.execute("select cron.schedule('another''s', '* * * * *', 'select 1')")
+        db.execute(
+            "update cron.job set database = 'gone', jobname = replace(jobname, 'in cron', 'in gone')"
+        )
+        db.execute("select rag.start_workers(1)")
+        assert rows(db, "select jobname from cron.job order by 1") == [
+            ("another's",),
+            ("ragstone maintenance in cron",),
+            ("ragstone worker 1 in cron",),
+        ]
+        db.execute("select rag.stop_workers()")
+
+
+def test_the_row_about_scans_says_how_to_have_them_read(monkeypatch):
+    monkeypatch.setattr(tesseract, "data_folder", lambda: None)
+
+    class WithoutOcr:
+        def languages_of_ocr(self):
+            return []
+
+    finding = check.ocr(WithoutOcr())
+    assert finding.ok is None
+    assert "apt-get install tesseract-ocr;" in finding.hint and "rag.set_ocr" in finding.hint
+
+
+@pytest.mark.parametrize("folder", ["/nowhere/at/all", "/root", "/it's missing"])
+def test_a_folder_that_cannot_be_read_comes_with_a_command_that_shows_why(db, folder):
+    with pytest.raises(psycopg.errors.InvalidParameterValue) as error:
+        db.execute("select rag.set('document_root', %s)", [folder])
+    hint = error.value.diag.message_hint
+    command = hint.removeprefix("As root: ").partition(";")[0]
+    assert shlex.split(command) == ["namei", "-l", folder]
 
 
 @pytest.fixture

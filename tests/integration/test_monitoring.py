@@ -100,6 +100,20 @@ def test_metrics_are_what_prometheus_reads(db, processed):
     assert 0 < found["ragstone_oldest_job_age_seconds", ()] < 600
 
 
+def test_a_file_that_is_missing_for_hours_does_not_pass_for_want_of_workers(
+    db, add, drain, document_root
+):
+    add(1, "Text.")
+    (document_root / "1.txt").unlink()
+    drain()
+    db.execute("update rag.ingestion_queue set created_at = created_at - interval '5 hours'")
+    assert rows(db, "select retrying, oldest_wait from rag.status") == [(1, None)]
+    assert samples(db)["ragstone_oldest_job_age_seconds", ()] == 0
+    # Tried anew by hand, it waits from then on.
+    db.execute("select rag.retry()")
+    assert value(db, "select oldest_wait < interval '1 minute' from rag.status")
+
+
 def test_stages_are_whole_histograms(db, processed):
     found = samples(db)
     for stage in ("read", "extract", "embed", "store"):

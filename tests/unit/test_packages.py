@@ -43,6 +43,14 @@ def test_the_package_depends_on_what_make_deps_installs(
     assert depends == listed(major) - {"python3-venv"} | {"python3.11"}
 
 
+def test_the_package_brings_the_pages_and_the_document_that_they_ask_about():
+    brought = set(dist.pages())
+    assert {Path("README.md"), Path("docs/install.md"), Path("docs/tutorial.md")} <= brought
+    for page in ("README.md", "docs/tutorial.md"):
+        for name in re.findall(r"examples/\S+?\.\w+", (ROOT / page).read_text()):
+            assert Path(name) in brought, name
+
+
 def test_the_compose_file_mounts_what_the_entry_point_reads():
     compose, entry, image = (
         (ROOT / name).read_text() for name in ("compose.yaml", "tools/container.sh", "Dockerfile")
