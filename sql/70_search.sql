@@ -341,6 +341,14 @@ end
 $plpgsql$;
 comment on function rag._exact_candidates(text, vector, text, rag._search_options, tsquery, integer, bigint) is 'the best chunks of both legs among all that pass the filter; null where these are more than most';
 
+create or replace function rag._estimated_chunks(pipeline rag.pipelines) returns float
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  select greatest(c.reltuples, 1)::float from pg_class c where c.oid = to_regclass(format('rag.%I', rag._partition(pipeline.pipeline_id)))
+$sql$;
+comment on function rag._estimated_chunks(rag.pipelines) is 'how many chunks a pipeline has, as of the last analyze; at least 1';
+
 create or replace function rag._candidates(
     query_embedding vector, query_text text, weights text, options rag._search_options, condition tsquery, pipeline rag.pipelines,
     wanted integer)
@@ -351,7 +359,7 @@ as $plpgsql$
 declare
   _filter     constant text  := rag._search_filter(options, condition);
   _from       constant text  := format('rag.document_chunks c where c.pipeline_id = %s%s', pipeline.pipeline_id, _filter);
-  _chunks     float;
+  _chunks     constant float := rag._estimated_chunks(pipeline);
   -- Chunks whose BM25 is computed: 96 % of the exact top 10 and more, see docs/search.md.
   _text_bound float;
   _matching   float;
@@ -360,15 +368,13 @@ declare
   _lexical    bigint[] := '{}';
   _found      bigint[];
 begin
-  select greatest(c.reltuples, 1) into _chunks from pg_class c
-  where c.oid = to_regclass(format('rag.%I', rag._partition(pipeline.pipeline_id)));
   _text_bound := least(greatest(10 * sqrt(_chunks), 3000), 30000);
   _matching := _chunks;
   if _filter <> '' or row_security_active('rag.document_chunks') then
     _matching := least(rag._estimated_rows(_from, options, condition), _chunks);
     -- Where comparing all that match costs as much as walking the index until enough match, see
     -- docs/search.md. An estimate can be wrong: four times as many are looked at, and no more.
-    _few := greatest(5000, sqrt(500 * _chunks));
+    _few := greatest(3000, sqrt(1200 * _chunks));
     if _matching <= _few then
       _found := rag._exact_candidates(_from, query_embedding, weights, options, condition, wanted, 4 * _few);
       if _found is not null then
@@ -503,7 +509,9 @@ create or replace function rag._set_index_effort(pipeline rag.pipelines, wanted 
   language sql
   set search_path = pg_catalog, pg_temp
 as $sql$
-  select set_config('hnsw.ef_search', least(greatest(wanted * rag._oversampling(pipeline), (pipeline.index_options ->> 'ef_search')::integer), 1000)::text, true),
+  -- The more passages, the more lie nearly as near as the nearest: the root of their number keeps recall.
+  select set_config('hnsw.ef_search', least(greatest(wanted * rag._oversampling(pipeline),
+                    coalesce((pipeline.index_options ->> 'ef_search')::integer, sqrt(rag._estimated_chunks(pipeline))::integer)), 1000)::text, true),
          set_config('ivfflat.probes', coalesce(pipeline.index_options ->> 'probes',
                     ceil(sqrt(coalesce((pipeline.index_options ->> 'lists')::integer, 100)))::text), true);
 $sql$;
