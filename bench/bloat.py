@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench.harness import Connection, Report, Row, Server, one
+from bench.harness import BenchError, Connection, Report, Row, Server, one
 from ragstone.turns import Lane, Turns
 
 NAIVE = """
@@ -49,13 +49,16 @@ class Queue:
 
     def empty(self, jobs: int) -> float:
         """So many are claimed and finished; the seconds that the claims took, looks included."""
-        claiming = 0.0
+        claiming, misses = 0.0, 0
         while jobs > 0:
             started = time.monotonic()
             claimed = self.claim()
             claiming += time.monotonic() - started
             self.db.execute(f"delete from {self.table} where job_id = any (%s)", [claimed])
             jobs -= len(claimed)
+            misses = 0 if claimed else misses + 1
+            if misses > 10:
+                raise BenchError(f"{self.name}: {jobs} jobs cannot be claimed")
         return claiming
 
 

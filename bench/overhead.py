@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from bench.harness import Database, Report, Server, library_texts, one, shared_folder
+import psycopg
+
+from bench.harness import BenchError, Database, Report, Server, library_texts, one, shared_folder
 from bench.ingest import drain_folder, write_texts
 
 LIMIT_PERCENT = 2
@@ -70,12 +72,16 @@ def rate(database: Database, folder: Path, paths: list[str], is_watched: bool) -
 def watched(database: Database) -> Iterator[None]:
     """All that can be seen is looked at meanwhile."""
     over = threading.Event()
+    failed: list[psycopg.Error] = []
 
     def look() -> None:
-        with database.connect() as db:
-            while not over.wait(1):
-                for sql in LOOKS:
-                    db.execute(sql).fetchall()
+        try:
+            with database.connect() as db:
+                while not over.wait(1):
+                    for sql in LOOKS:
+                        db.execute(sql).fetchall()
+        except psycopg.Error as error:
+            failed.append(error)
 
     with database.connect() as db:
         one(db, "select rag.set('log_min_duration_ms', '0')")
@@ -88,3 +94,5 @@ def watched(database: Database) -> Iterator[None]:
         finally:
             over.set()
             looker.join()
+    if failed:
+        raise BenchError(f"it was not watched: {failed[0]}")

@@ -140,12 +140,7 @@ def load(connection: Connection, maker: Maker, count: int) -> Row:
         select s.source_id, m.id, m.id, 'completed' from made m, source s
         """
     )
-    (name, definition) = one(
-        connection,
-        "select indexrelid::regclass::text, pg_get_indexdef(indexrelid) from pg_index"
-        " where indexrelid::regclass::text ~ 'embedding_idx$'",
-    )
-    connection.execute(f"drop index {name}")  # made at once from all rows, it takes a fifth
+    connection.execute("select rag.defer_index()")
     shares = ",".join(str(s) for s in SELECTIVITIES)
     connection.execute(
         f"""
@@ -165,19 +160,18 @@ def load(connection: Connection, maker: Maker, count: int) -> Row:
         """
     )
     with Stopwatch() as building:
-        connection.execute(definition)
+        connection.execute("select rag.build_index()")
     for _ in range(count // 5000 + 1):
         connection.execute("select rag._refresh_statistics()")
     connection.execute("vacuum analyze")
     sizes = one(
         connection,
         """
-        select pg_table_size(c), pg_relation_size(%s::regclass),
-               (select sum(pg_relation_size(indexrelid)) from pg_index where indrelid = c and indexrelid <> %s::regclass)::bigint
-          from pg_partition_tree('rag.document_chunks') p, lateral (select p.relid as c) t where p.isleaf
+        select pg_table_size(p.relid), pg_relation_size(v.index), pg_indexes_size(p.relid) - pg_relation_size(v.index)
+          from pg_partition_tree('rag.document_chunks') p,
+               lateral (select to_regclass('rag.' || rag._vector_index(1)) as index) v
+         where p.isleaf
         """,
-        name,
-        name,
     )
     named = dict(zip(("table MB", "vector index MB", "other indexes MB"), sizes, strict=True))
     return (

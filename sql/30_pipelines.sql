@@ -161,8 +161,7 @@ begin
   -- One at a time: no two sessions switch.
   lock table rag.pipelines in share row exclusive mode;
   select * into _pipeline from rag.pipelines p
-   where p.name = $1 or ($1 = 'active' and p.state = 'active')
-   order by p.name = $1 desc limit 1;
+   where p.name = $1 or ($1 = 'active' and p.state = 'active');
   if not found then
     raise exception 'there is no pipeline "%"', coalesce($1, 'null')
       using errcode = 'undefined_object',

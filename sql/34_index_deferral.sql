@@ -71,7 +71,6 @@ declare
 begin
   select * into _pipeline from rag.pipelines p
    where p.name = build_index.pipeline or (build_index.pipeline = 'active' and p.state = 'active')
-   order by p.name = build_index.pipeline desc limit 1
      for no key update;
   if not found then
     raise exception 'there is no pipeline "%"', coalesce(build_index.pipeline, 'null')

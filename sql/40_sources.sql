@@ -433,7 +433,8 @@ begin
       where p.state in ('active', 'building')
       order by c.document_id
       on conflict (source_id, document_id, pipeline_id) where status <> 'running' do update
-        set status = 'queued', attempts = 0, run_at = now(), priority = greatest(q.priority, excluded.priority),
+        set status = 'queued', attempts = 0, run_at = case when q.status = 'queued' and q.attempts = 0 then q.run_at else now() end,
+            priority = greatest(q.priority, excluded.priority),
             tenant_id = excluded.tenant_id,
             failure = null, stage = null, error_code = null, error = null, error_hint = null, failed_at = null
     ),

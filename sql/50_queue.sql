@@ -275,7 +275,7 @@ begin
        and q.priority = _claim_jobs.priority
        -- Together, so that the lanes' index alone fits, and never that of job_id, in which all lanes lie.
        and (q.tenant_id, q.job_id) >= (_claim_jobs.tenant_id, _claim_jobs.from_job)
-       and (q.tenant_id, q.job_id) < (_claim_jobs.tenant_id + 1, 0)
+       and (q.tenant_id, q.job_id) <= (_claim_jobs.tenant_id, 9223372036854775807)
        and not exists (select from rag.ingestion_queue r
                        where r.status = 'running'
                          and (r.source_id, r.document_id, r.pipeline_id) = (q.source_id, q.document_id, q.pipeline_id)
@@ -332,7 +332,7 @@ declare
 begin
   for _job in
     select q.* from rag.ingestion_queue q
-    where q.worker_id = _give_back_jobs.worker_id
+    where q.status = 'running' and q.worker_id = _give_back_jobs.worker_id
     order by q.source_id, q.document_id
   loop
     perform from rag.documents d

@@ -193,7 +193,8 @@ begin
     from rag.pipelines p
     where p.state in ('active', 'building')
     on conflict (source_id, document_id, pipeline_id) where status <> 'running' do update
-      set operation = 'reembed', status = 'queued', attempts = 0, run_at = now(), priority = greatest(q.priority, excluded.priority),
+      set operation = 'reembed', status = 'queued', attempts = 0,
+          run_at = case when q.status = 'queued' and q.attempts = 0 then q.run_at else now() end, priority = greatest(q.priority, excluded.priority),
           failure = null, stage = null, error_code = null, error = null, error_hint = null, failed_at = null;
     update rag.documents d set status = 'pending', retry_count = 0
     where d.source_id = _document.source_id and d.document_id = _document.document_id;

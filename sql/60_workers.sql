@@ -190,7 +190,7 @@ comment on function rag.stop_workers() is 'ends all workers, each after the docu
 create or replace view rag.worker_activity as
   select w.worker_id, w.pid, case when w.stop_requested then 'stopping' else w.state end as state,
          date_trunc('second', clock_timestamp() - w.started_at) as up, w.documents, w.chunks, w.tokens,
-         (select count(*) from rag.ingestion_queue q where q.worker_id = w.worker_id) as claimed
+         (select count(*) from rag.ingestion_queue q where q.status = 'running' and q.worker_id = w.worker_id) as claimed
   from rag.workers w
   where rag._worker_is_alive(w.worker_id);
 comment on view rag.worker_activity is 'workers that are alive, and what each has done since it started';

@@ -37,7 +37,7 @@ $plpgsql$;
 comment on function rag._process_memory_bytes(integer) is 'private memory of a process of the server and its child processes, null where it cannot be told';
 
 create or replace function rag._queue_counts(out waiting bigint, out retrying bigint, out running bigint, out dead bigint, out noted bigint, out oldest timestamptz)
-  language sql stable
+  language sql volatile
   set search_path = pg_catalog, pg_temp
 as $sql$
   -- All but the waiting are found by partial indexes, and are few.
@@ -47,7 +47,7 @@ as $sql$
                (select count(*) from rag.ingestion_queue q where q.status = 'dead') as dead,
                (select coalesce(sum(cardinality(c.keys)), 0) from rag._changes c) as noted,
                -- Not of those that are tried again: a file that is missing for a day is no want of workers.
-               least((select q.run_at from rag.ingestion_queue q where q.status = 'queued' and q.attempts = 0 order by q.job_id limit 1),
+               least((select min(q.run_at) from rag._lanes() l join rag.ingestion_queue q on q.job_id = l.job_id),
                      (select min(c.created_at) from rag._changes c)) as oldest) r
 $sql$;
 comment on function rag._queue_counts() is 'jobs by what they wait for; noted: changed rows that are not jobs yet; oldest: since when the first of those waits that were never tried';

@@ -255,8 +255,8 @@ build_vector() {
     quietly make "${flags[@]}" DESTDIR="${1:-}" install || die "pgvector could not be installed"
     [ -n "${1:-}" ] || return 0
     # Its headers went below the workspace's path, and would leave that folder on every server.
-    rm -r "$1$work"
-    rmdir -p --ignore-fail-on-non-empty "$1$(dirname "$work")"
+    rm -rf "$1$work"
+    [ ! -d "$1$(dirname "$work")" ] || rmdir -p --ignore-fail-on-non-empty "$1$(dirname "$work")"
     cp "$work/source/pgvector/LICENSE" "$work/source/pgvector/CHANGELOG.md" "$1"
 }
 

@@ -54,7 +54,7 @@ ROUTINES = """
 RELATIONS = """
   select c.relname as name, c.relkind::text as kind,
          coalesce(pg_catalog.obj_description(c.oid, 'pg_class'), pg_catalog.obj_description(c.reltype, 'pg_type')) as comment,
-         array(select array[a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), coalesce(pg_catalog.col_description(c.oid, a.attnum), '')]
+         array(select array[a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod), coalesce(pg_catalog.col_description(c.oid, a.attnum), '')]
                  from pg_catalog.pg_attribute a where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped order by a.attnum) as columns,
          array(select distinct l.level from rag._privileges() l where l.kind = 'table' and l.object = c.relname and l.privilege = 'select') as levels
     from pg_catalog.pg_class c

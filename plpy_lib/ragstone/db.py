@@ -256,8 +256,7 @@ class Database:
         """The pipeline of that name, or the one in use for "active"; None where there is none."""
         rows = self._rows(
             "select pipeline_id from rag.pipelines where name operator(pg_catalog.=) $1"
-            " or $1 operator(pg_catalog.=) 'active' and state operator(pg_catalog.=) 'active'"
-            " order by name operator(pg_catalog.=) $1 desc limit 1",
+            " or $1 operator(pg_catalog.=) 'active' and state operator(pg_catalog.=) 'active'",
             ["text"],
             name,
         )

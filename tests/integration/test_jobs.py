@@ -121,3 +121,18 @@ def test_an_error_of_the_server_is_kept_with_its_sqlstate(db, add, drain, consis
     db.execute("select rag.retry()")
     drain()
     assert value(db, "select status from rag.ingestion_log") == "completed"
+
+
+def test_a_tenant_may_have_any_number_and_stops_nobody(db, drain):
+    for tenant in (9223372036854775807, -9223372036854775808, 1):
+        db.execute("select rag.add_document('a.txt', 'Some text.', tenant_id => %s)", [tenant])
+    drain()
+    assert value(db, "select count(*) from rag.documents where status = 'completed'") == 3
+
+
+def test_a_document_that_changes_again_and_again_keeps_its_place_in_the_wait(db, add):
+    add(1, "Waits since then.")
+    db.execute("update rag.ingestion_queue set run_at = now() - interval '1 hour'")
+    db.execute("""update "TblDocumentFiles" set "DocumentFilePath" = '2.txt'""")
+    db.execute("select rag.reembed()")
+    assert value(db, "select oldest_wait > interval '59 minutes' from rag.status")

@@ -193,6 +193,7 @@ def test_a_snapshot_from_before_the_drop_is_told_to_begin_again(db, connect, cor
     ("call", "error", "word"),
     [
         ("rag.create_pipeline('default')", psycopg.errors.DuplicateObject, "already"),
+        ("rag.create_pipeline('active')", psycopg.errors.InvalidParameterValue, "identifier"),
         ("rag.create_pipeline('Not a name')", psycopg.errors.InvalidParameterValue, "identifier"),
         ("rag.create_pipeline('v2', model => 'none')", psycopg.errors.UndefinedObject, "none"),
         ("rag.create_pipeline('v2', chunk_size => 3)", psycopg.errors.InvalidParameterValue, "sane"),
