@@ -97,7 +97,7 @@ comment on column rag.pipelines.chunk_unit is 'characters or tokens';
 comment on column rag.pipelines.embed_template is 'what both legs index, vectors and words: {title}, {section} and {content} are replaced; content stays what the document says';
 comment on column rag.pipelines.text_search_config is 'text search configuration of documents whose language is not known, by name (pg_upgrade refuses columns of type regconfig)';
 comment on column rag.pipelines.index_method is 'vector index: hnsw, ivfflat (very large tables) or none (exact)';
-comment on column rag.pipelines.index_options is 'hnsw: m 16, ef_construction 64, and for searches ef_search (the root of the number of chunks, at least 100 and twice match_count, at most 1000); ivfflat: lists 100, and for searches probes (the root of lists); binary: oversampling (8), how many times as many are ranked again';
+comment on column rag.pipelines.index_options is 'hnsw: m 16, ef_construction 64, and for searches ef_search (a thousandth of the number of chunks, at least 100 and twice match_count, at most 1000); ivfflat: lists 100, and for searches probes (the root of lists); binary: oversampling (8), how many times as many are ranked again';
 comment on column rag.pipelines.quantization is 'precision of the vector index: half (16 bit), none (32 bit) or binary (1 bit, then ranked again by the stored vectors); the stored vectors are always 32 bit';
 comment on column rag.pipelines.index_deferred is 'true after rag.defer_index(): searches by meaning read all vectors until the index is built';
 comment on column rag.pipelines.ocr is 'off, or the languages in which pages that are pictures are recognised, by Tesseract''s names: eng, or eng+deu; rag.set_ocr() changes it';

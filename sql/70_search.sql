@@ -509,9 +509,10 @@ create or replace function rag._set_index_effort(pipeline rag.pipelines, wanted 
   language sql
   set search_path = pg_catalog, pg_temp
 as $sql$
-  -- The more passages, the more lie nearly as near as the nearest: the root of their number keeps recall.
+  -- The more passages, the more lie nearly as near as the nearest: from 100,000 on it looks further, a
+  -- thousandth of them, which costs less than it finds: see docs/search.md.
   select set_config('hnsw.ef_search', least(greatest(wanted * rag._oversampling(pipeline),
-                    coalesce((pipeline.index_options ->> 'ef_search')::integer, sqrt(rag._estimated_chunks(pipeline))::integer)), 1000)::text, true),
+                    coalesce((pipeline.index_options ->> 'ef_search')::integer, (rag._estimated_chunks(pipeline) / 1000)::integer)), 1000)::text, true),
          set_config('ivfflat.probes', coalesce(pipeline.index_options ->> 'probes',
                     ceil(sqrt(coalesce((pipeline.index_options ->> 'lists')::integer, 100)))::text), true);
 $sql$;
