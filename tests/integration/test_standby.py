@@ -65,7 +65,8 @@ def replica(own_cluster):
             "-l",
             primary.home / "standby.log",
             "-o",
-            f"-p {PORT}",
+            # No question is cancelled because the machine is slow and the primary's vacuum is not.
+            f"-p {PORT} -c max_standby_streaming_delay=-1",
         )
         try:
             with psycopg.connect(
