@@ -118,53 +118,100 @@ as $sql$
 $sql$;
 comment on function rag._folder_hint(text) is 'how to find out why the server cannot use the folder';
 
-create or replace function rag.set(name text, value text, tenant_id bigint default null) returns text
+create or replace function rag._store_setting(name text, value text, tenant_id bigint) returns text
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _definition record := rag._definition(_store_setting.name, _store_setting.tenant_id);
+  _problem    text;
+begin
+  if _store_setting.value is null then
+    delete from rag._settings s where s.name = _store_setting.name and s.tenant_id is not distinct from _store_setting.tenant_id;
+    return rag.get(_store_setting.name, _store_setting.tenant_id);
+  end if;
+
+  _problem := case _definition.kind
+    when 'integer'  then rag._check_integer(_store_setting.value, _definition.minimum, _definition.maximum)
+    when 'integers' then (select min(rag._check_integer(part, _definition.minimum, _definition.maximum))
+                          from string_to_table(_store_setting.value, ',') part)
+    when 'boolean'  then case when lower(_store_setting.value) not in ('on', 'off') then 'it is on or off' end
+    when 'types'    then case when _store_setting.value !~ '^(\*|[a-z]+/[a-z0-9.+*-]+)(,(\*|[a-z]+/[a-z0-9.+*-]+))*$'
+                              then 'it is a list of mime types with commas between and no spaces' end
+    when 'folder'   then rag._check_folder(_store_setting.value)
+  end;
+  if _problem is not null then
+    raise exception 'invalid value for setting "%": "%"', _store_setting.name, _store_setting.value
+      using errcode = 'invalid_parameter_value',
+            detail  = _problem,
+            hint    = case when _definition.kind = 'folder' and starts_with(_store_setting.value, '/') then rag._folder_hint(_store_setting.value)
+                           else format('It is %s. Back to its default: select rag.set(%L, null);', _definition.description, _store_setting.name) end;
+  end if;
+
+  insert into rag._settings (name, tenant_id, value, updated_by)
+  values (_store_setting.name, _store_setting.tenant_id,
+          case _definition.kind when 'boolean' then lower(_store_setting.value) else _store_setting.value end, rag._caller())
+  on conflict on constraint one_value_a_tenant do update
+    set value = excluded.value, updated_at = excluded.updated_at, updated_by = excluded.updated_by;
+  return _store_setting.value;
+end
+$plpgsql$;
+comment on function rag._store_setting(text, text, bigint) is 'checks and keeps the value of a setting (null: forgets it), and returns the value now in force';
+
+create or replace function rag._set(name text, value text, tenant_id bigint) returns text
   language plpgsql
   -- SECURITY DEFINER: whoever may change settings can neither store a value that was not checked, nor
   -- ask Python about folders.
   security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
-declare
-  _definition record := rag._definition(set.name, set.tenant_id);
-  _problem    text;
 begin
-  if set.name = 'document_root' and not pg_has_role(rag._caller(), 'pg_read_server_files', 'usage') then
+  if _set.name = 'document_root' then
+    raise exception 'the document root is set by rag.set()' using errcode = 'insufficient_privilege';
+  end if;
+  return rag._store_setting(_set.name, _set.value, _set.tenant_id);
+end
+$plpgsql$;
+comment on function rag._set(text, text, bigint) is 'rag.set() of all but the document root';
+
+create or replace function rag._set_document_root(value text, tenant_id bigint) returns text
+  language plpgsql
+  -- SECURITY DEFINER: as for rag._set(). No level has it: whoever may read the server''s files does.
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+begin
+  if _set_document_root.value ~ '^[/.]*$' then
+    raise exception 'the document root cannot be the whole file system'
+      using errcode = 'invalid_parameter_value',
+            detail  = 'Whoever may insert a path could then have any file that the server''s account can read found by searching.',
+            hint    = 'Name the folder that the documents are in: select rag.set(''document_root'', ''/folder/of/the/documents'');';
+  end if;
+  perform rag._store_setting('document_root', _set_document_root.value, _set_document_root.tenant_id);
+  perform rag.retry(error_code => 'no_document_root');
+  return _set_document_root.value;
+end
+$plpgsql$;
+comment on function rag._set_document_root(text, bigint) is 'rag.set() of the document root';
+
+-- The server itself asks who calls: within a function with other rights nobody can tell. A superuser''s
+-- session may be running code of somebody else, as an index or a trigger has some.
+grant execute on function rag._set_document_root(text, bigint) to pg_read_server_files;
+
+create or replace function rag.set(name text, value text, tenant_id bigint default null) returns text
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+begin
+  if set.name is distinct from 'document_root' then
+    return rag._set(set.name, set.value, set.tenant_id);
+  elsif not has_function_privilege('rag._set_document_root(text, bigint)', 'execute') then
     raise exception 'setting the document root is for those who may read the server''s files'
       using errcode = 'insufficient_privilege',
             detail  = 'Every file below it that the server''s account can read can be found by searching.',
-            hint    = format('Have a superuser set it, or type as one: grant pg_read_server_files to %I;', rag._caller());
+            hint    = format('Have a superuser set it, or type as one: grant pg_read_server_files to %I;', current_user);
   end if;
-  if set.value is null then
-    delete from rag._settings s where s.name = set.name and s.tenant_id is not distinct from set.tenant_id;
-    return rag.get(set.name, set.tenant_id);
-  end if;
-
-  _problem := case _definition.kind
-    when 'integer'  then rag._check_integer(set.value, _definition.minimum, _definition.maximum)
-    when 'integers' then (select min(rag._check_integer(part, _definition.minimum, _definition.maximum))
-                          from string_to_table(set.value, ',') part)
-    when 'boolean'  then case when lower(set.value) not in ('on', 'off') then 'it is on or off' end
-    when 'types'    then case when set.value !~ '^(\*|[a-z]+/[a-z0-9.+*-]+)(,(\*|[a-z]+/[a-z0-9.+*-]+))*$'
-                              then 'it is a list of mime types with commas between and no spaces' end
-    when 'folder'   then rag._check_folder(set.value)
-  end;
-  if _problem is not null then
-    raise exception 'invalid value for setting "%": "%"', set.name, set.value
-      using errcode = 'invalid_parameter_value',
-            detail  = _problem,
-            hint    = case when _definition.kind = 'folder' and starts_with(set.value, '/') then rag._folder_hint(set.value)
-                           else format('It is %s. Back to its default: select rag.set(%L, null);', _definition.description, set.name) end;
-  end if;
-
-  insert into rag._settings (name, tenant_id, value, updated_by)
-  values (set.name, set.tenant_id, case _definition.kind when 'boolean' then lower(set.value) else set.value end, rag._caller())
-  on conflict on constraint one_value_a_tenant do update
-    set value = excluded.value, updated_at = excluded.updated_at, updated_by = excluded.updated_by;
-  if set.name = 'document_root' then
-    perform rag.retry(error_code => 'no_document_root');
-  end if;
-  return set.value;
+  return rag._set_document_root(set.value, set.tenant_id);
 end
 $plpgsql$;
 comment on function rag.set(text, text, bigint) is 'changes a setting, for all or for one tenant (value null: back to what it was without), and returns the value now in force; raises 42704 for an unknown name, 22023 for a value it cannot have, 42501 for the document root without pg_read_server_files';

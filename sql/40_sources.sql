@@ -81,6 +81,69 @@ end
 $plpgsql$;
 comment on function rag._require_columns(rag.sources) is 'raises 42703 or 42804 unless the table has all columns of the source in types that are read without calling anything of its owner''s';
 
+create or replace function rag._code_of_others(relation regclass) returns text
+  -- For each statement on an attached table: not SQL, whose plan would be made anew each time, and by
+  -- the catalog's indexes, however small it is.
+  language plpgsql stable
+  set search_path = pg_catalog, pg_temp
+  set enable_seqscan = off
+as $plpgsql$
+declare
+  _tree  oid[] := array[relation];
+  _found text;
+begin
+  if exists (select from pg_inherits i where i.inhparent = relation) then
+    -- What is read along with it: partitions, and tables that inherit from it.
+    with recursive tree (relid) as (
+      select relation::oid
+      union
+      select i.inhrelid from pg_inherits i join tree t on i.inhparent = t.relid
+    )
+    select array_agg(t.relid) into _tree from tree t;
+  end if;
+  select format('%s is not a table', c.oid::regclass) into _found from pg_class c where c.oid = any (_tree) and c.relkind not in ('r', 'p') limit 1;
+  if found then
+    return _found;
+  end if;
+  select format('%s has %s, which belongs to %s', pg_describe_object(p.class, p.id, 0), f.oid::regprocedure, r.rolname)
+    into _found
+    from (select 'pg_class'::regclass as class, u.relid as id from unnest(_tree) u (relid)
+          union all
+          select 'pg_class'::regclass, i.indexrelid from pg_index i where i.indrelid = any (_tree)
+          union all
+          select 'pg_statistic_ext'::regclass, s.oid from pg_statistic_ext s where s.stxrelid = any (_tree)
+          union all
+          select 'pg_constraint'::regclass, c.oid from pg_constraint c where c.conrelid = any (_tree)
+          union all
+          select 'pg_rewrite'::regclass, w.oid from pg_rewrite w where w.ev_class = any (_tree)) p
+   cross join lateral (select d.refclassid, d.refobjid from pg_depend d where d.classid = p.class and d.objid = p.id offset 0) d
+    join pg_proc f on f.oid = case d.refclassid when 'pg_proc'::regclass then d.refobjid
+                      when 'pg_operator'::regclass then (select o.oprcode from pg_operator o where o.oid = d.refobjid) end
+    join pg_roles r on r.oid = f.proowner
+   where not r.rolsuper
+   limit 1;
+  return _found;
+end
+$plpgsql$;
+comment on function rag._code_of_others(regclass) is 'what in a table''s indexes, statistics, constraints, rules or partition key would run a function of somebody who is no superuser, or what is read along with it and is no table; null where nothing would';
+
+create or replace function rag._require_own_code(relation regclass) returns void
+  language plpgsql stable
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _found constant text := rag._code_of_others(relation);
+begin
+  if _found is not null then
+    raise exception '% cannot be read safely', relation
+      using errcode = 'object_not_in_prerequisite_state',
+            detail  = format('%s. Triggers and workers read the table with the rights of ragstone''s owner, and planning a query runs such functions.', _found),
+            hint    = 'Do without it; or have a superuser who has read the function take it over: alter function … owner to …;';
+  end if;
+end
+$plpgsql$;
+comment on function rag._require_own_code(regclass) is 'raises 55000 where reading a table would run code of somebody who is no superuser';
+
 create or replace function rag._trigger_kinds() returns table (tgname name, fires "char", event text, level text, function name, referencing text)
   language sql immutable
   set search_path = pg_catalog, pg_temp
@@ -193,11 +256,12 @@ declare
   _relname  name;
   _schema   name;
   _owner    oid;
+  _lasts    "char";
   _key      name[] := rag._key_columns(attach_source.relation);
   _key_type regtype;
   _source   rag.sources;
 begin
-  select c.relkind, c.relname, n.nspname, c.relowner into _kind, _relname, _schema, _owner
+  select c.relkind, c.relname, n.nspname, c.relowner, c.relpersistence into _kind, _relname, _schema, _owner, _lasts
   from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = attach_source.relation;
 
   if attach_source.relation is null then
@@ -216,6 +280,10 @@ begin
       using errcode = 'wrong_object_type',
             detail  = 'Changes are followed by triggers with transition tables, which only a table can have.',
             hint    = 'Attach the table behind it, or copy its rows into a table.';
+  elsif _lasts = 't' then
+    raise exception '% is a temporary table', attach_source.relation
+      using errcode = 'wrong_object_type',
+            detail  = 'Workers are other sessions, which cannot read it.';
   elsif _schema in ('rag', 'pg_catalog', 'information_schema') and attach_source.relation <> 'rag.uploads'::regclass then
     raise exception '% is a system table', attach_source.relation using errcode = 'wrong_object_type';
   elsif _key is null then
@@ -259,6 +327,7 @@ begin
 
   -- Nobody changes a row between the triggers' birth and the list of existing rows.
   execute format('lock table %s in share row exclusive mode', attach_source.relation);
+  perform rag._require_own_code(attach_source.relation);
 
   insert into rag.sources (name, relation, key_column, assigns_ids, path_column, content_column, name_column, title_column,
                            tenant_column, tags_column, language_column, metadata_columns)
@@ -284,7 +353,7 @@ begin
 end
 $plpgsql$;
 comment on function rag.attach_source(regclass, name, name, name, name, name, name, name, name[], text) is
-  'makes every row of a table a document, now and from now on: path_column names the column with the file name below the document root, or content_column the one with the document itself (bytea or text; name_column then tells its type where the content does not); title, tenant (integer), tags (text[]), language and metadata columns are carried along; name is for the source filter of searches (default: the table''s). Returns the source. Raises 42809 for a view, 55000 without a primary key, 0A000 for one of several columns, 42703 and 42804 for a column that is not there or of another type, 42710 where it is attached with other columns, 42501 for the table of another; attaching it once more as it is changes nothing';
+  'makes every row of a table a document, now and from now on: path_column names the column with the file name below the document root, or content_column the one with the document itself (bytea or text; name_column then tells its type where the content does not); title, tenant (integer), tags (text[]), language and metadata columns are carried along; name is for the source filter of searches (default: the table''s). Returns the source. Raises 42809 for a view or a temporary table, 55000 without a primary key or with functions of others in its indexes or constraints, 0A000 for one of several columns, 42703 and 42804 for a column that is not there or of another type, 42710 where it is attached with other columns, 42501 for the table of another; attaching it once more as it is changes nothing';
 
 create or replace function rag._source(relation regclass) returns rag.sources
   language plpgsql stable
@@ -314,6 +383,7 @@ declare
   _source rag.sources := rag._source(enqueue_existing.relation);
   _rows   bigint;
 begin
+  perform rag._require_own_code(_source.relation);
   -- 10,000 keys a row: what a worker expands in one transaction of some 0.2 s.
   execute format($sql$
     with numbered as (select %1$I::text as key, (row_number() over (order by %1$I) - 1) / 10000 as batch from %2$s),
@@ -352,11 +422,11 @@ create or replace function rag._notify_change(operation text, document_id bigint
   language sql
   set search_path = pg_catalog, pg_temp
 as $sql$
-  -- A payload has 8,000 bytes at most; a path that long is left to the reader to look up.
-  select pg_notify('document_changes', json_build_object(
-    'operation', operation, 'document_id', document_id,
-    'file_path', case when octet_length(file_path) < 7000 then file_path end,
-    'timestamp', now())::text)
+  -- A payload has less than 8,000 bytes, and each of a path's can take six there; one too long is left
+  -- to the reader to look up.
+  select pg_notify('document_changes', case when octet_length(p.whole) < 8000 then p.whole else p.short end)
+  from (select json_build_object('operation', operation, 'document_id', document_id, 'file_path', file_path, 'timestamp', now())::text as whole,
+               json_build_object('operation', operation, 'document_id', document_id, 'file_path', null, 'timestamp', now())::text as short) p
 $sql$;
 comment on function rag._notify_change(text, bigint, text) is 'tells channel document_changes of one document, in the payload of the earlier worker';
 
@@ -380,6 +450,19 @@ as $sql$
 $sql$;
 comment on function rag._has_trusted_type(regclass, name) is 'whether a column''s type is a superuser''s, so that nobody else can give it a cast';
 
+create or replace function rag._jsonb_of(value json) returns jsonb
+  language plpgsql immutable strict
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+begin
+  return value::jsonb;
+exception when data_exception then
+  -- json takes what no text can hold, such as \u0000, and numbers beyond all bounds.
+  return to_jsonb(value::text);
+end
+$plpgsql$;
+comment on function rag._jsonb_of(json) is 'the value as jsonb; as a string where it holds what jsonb cannot';
+
 create or replace function rag._metadata_expression(source rag.sources) returns text
   language sql stable
   set search_path = pg_catalog, pg_temp
@@ -389,6 +472,8 @@ as $sql$
   select coalesce(string_agg(format(
            case when rag._column_type(source.relation, c) = 'jsonb'::regtype
                 then 'case jsonb_typeof(s.%1$I) when ''object'' then s.%1$I else jsonb_build_object(%1$L, s.%1$I) end'
+                when rag._column_type(source.relation, c) = 'json'::regtype
+                then 'jsonb_build_object(%1$L, rag._jsonb_of(s.%1$I))'
                 when rag._has_trusted_type(source.relation, c)
                 then 'jsonb_build_object(%1$L, s.%1$I)'
                 else 'jsonb_build_object(%1$L, case when s.%1$I is not null then format(''%%s'', s.%1$I) end)' end, c), ' || ' order by i), '''{}''::jsonb')
@@ -405,6 +490,7 @@ declare
   _locked text[];
 begin
   select * into _source from rag.sources s where s.source_id = _expand_keys.source_id;
+  perform rag._require_own_code(_source.relation);
 
   -- Key share, as a foreign key takes it: a row that is being deleted right now must not become a
   -- document behind the back of its delete trigger. Rows that somebody holds are left for later.
@@ -423,7 +509,12 @@ begin
       on conflict on constraint documents_source_id_source_key_key do update
         set generation = nextval('rag._generation_seq'), status = 'pending', retry_count = 0,
             file_path = excluded.file_path, title = excluded.title, tenant_id = excluded.tenant_id, tags = excluded.tags,
-            language = excluded.language, metadata = excluded.metadata, updated_at = now()
+            language = excluded.language, metadata = excluded.metadata,
+            -- A row that is only looked at again has not changed.
+            updated_at = case when $3 < 0 and (d.file_path, d.title, d.tenant_id, d.tags, d.language, d.metadata)
+                                              is not distinct from
+                                              (excluded.file_path, excluded.title, excluded.tenant_id, excluded.tags, excluded.language, excluded.metadata)
+                              then d.updated_at else now() end
       returning d.document_id, d.tenant_id, d.file_path, d.source_key, d.xmax = 0 as is_new
     ),
     queued as (
@@ -486,13 +577,49 @@ end
 $plpgsql$;
 comment on function rag._record_changes(integer, text[], smallint) is 'queues changed rows: at once where they are few, else through rag._changes, 10,000 keys a row';
 
-create or replace function rag._expand_changes(min_priority smallint) returns integer
+create or replace function rag._refuse_row(source_id integer, key text, code text, message text) returns void
   language plpgsql
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
+#variable_conflict use_column
+declare
+  _hint        constant text := 'Correct the row: its update is looked at anew.';
+  _assigns_ids boolean;
+  _document    rag.documents;
+begin
+  select s.assigns_ids into strict _assigns_ids from rag.sources s where s.source_id = _refuse_row.source_id;
+  insert into rag.documents as d (source_id, document_id, source_key, status, error_code, last_error, error_hint)
+  values (_refuse_row.source_id, case when _assigns_ids then nextval('rag._document_id_seq') else _refuse_row.key::bigint end,
+          _refuse_row.key, 'failed', _refuse_row.code, _refuse_row.message, _hint)
+  on conflict on constraint documents_source_id_source_key_key do update
+    set generation = nextval('rag._generation_seq'), status = 'failed', error_code = excluded.error_code,
+        last_error = excluded.last_error, error_hint = excluded.error_hint, updated_at = now()
+  returning * into _document;
+  insert into rag.ingestion_queue as q (source_id, document_id, pipeline_id, tenant_id, status, failure, stage, error_code, error, error_hint, failed_at)
+  select _document.source_id, _document.document_id, p.pipeline_id, coalesce(_document.tenant_id, 0), 'dead', 'permanent', 'read',
+         _refuse_row.code, _refuse_row.message, _hint, now()
+  from rag.pipelines p
+  where p.state in ('active', 'building')
+  on conflict (source_id, document_id, pipeline_id) where status <> 'running' do update
+    set status = 'dead', failure = excluded.failure, stage = excluded.stage, error_code = excluded.error_code,
+        error = excluded.error, error_hint = excluded.error_hint, failed_at = excluded.failed_at;
+exception
+  when program_limit_exceeded then
+    raise warning 'a row of source % has a key that is too long for a document', _refuse_row.source_id
+      using detail = format('It begins with %s and has %s bytes.', left(_refuse_row.key, 40), octet_length(_refuse_row.key));
+end
+$plpgsql$;
+comment on function rag._refuse_row(integer, text, text, text) is 'makes a row that cannot become a document a failed one, and a dead letter';
+
+create or replace function rag._expand_changes(min_priority smallint) returns integer
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+  -- Whoever holds a table or a row must not hold up other sources.
+  set lock_timeout = '5s'
+as $plpgsql$
 declare
   _change rag._changes;
-  _locked text[];
+  _left   text[];
 begin
   select * into _change
     from rag._changes c
@@ -503,17 +630,38 @@ begin
   if not found then
     return 0;
   end if;
-  _locked := rag._expand_keys(_change.source_id, _change.keys, _change.priority);
   delete from rag._changes c where c.change_id = _change.change_id;
-  if _locked is not null then
+  if not exists (select from rag.sources s join pg_class c on c.oid = s.relation where s.source_id = _change.source_id) then
+    -- Dropped while nobody was told, as event triggers can be switched off.
+    perform rag._forget_source(_change.source_id);
+    return cardinality(_change.keys);
+  end if;
+  begin
+    _left := rag._expand_keys(_change.source_id, _change.keys, _change.priority);
+  exception
+    when data_exception or integrity_constraint_violation or program_limit_exceeded then
+      -- One row must not take the others along: halves, until it is alone.
+      if cardinality(_change.keys) = 1 then
+        perform rag._refuse_row(_change.source_id, _change.keys[1], sqlstate, sqlerrm);
+      else
+        insert into rag._changes (source_id, keys, priority, created_at)
+        select _change.source_id, h.keys, _change.priority, _change.created_at
+        from (select cardinality(_change.keys) / 2 as middle) m,
+             lateral (values (_change.keys[:m.middle]), (_change.keys[m.middle + 1:])) h (keys);
+      end if;
+      return cardinality(_change.keys);
+    when lock_not_available or object_not_in_prerequisite_state then
+      _left := _change.keys;
+  end;
+  if _left is not null then
     -- To the back of the line, so that rows locked for long hold up no others.
     insert into rag._changes (source_id, keys, priority, created_at)
-    values (_change.source_id, _locked, _change.priority, _change.created_at);
+    values (_change.source_id, _left, _change.priority, _change.created_at);
   end if;
-  return cardinality(_change.keys) - coalesce(cardinality(_locked), 0);
+  return cardinality(_change.keys) - coalesce(cardinality(_left), 0);
 end
 $plpgsql$;
-comment on function rag._expand_changes(smallint) is 'turns one row of rag._changes into documents and jobs; returns how many, 0 where there is nothing to do';
+comment on function rag._expand_changes(smallint) is 'turns one row of rag._changes into documents and jobs; returns how many, 0 where there is nothing to do, or nothing that can be done now';
 
 create or replace function rag._delete_documents(source_id integer, keys text[]) returns bigint
   language plpgsql
@@ -705,6 +853,7 @@ begin
   if tg_relid = _source.relation then
     perform rag._delete_documents(_source.source_id, null);
   else
+    perform rag._require_own_code(_source.relation);
     execute format('select array_agg(s.%I::text) from %s s', _source.key_column, tg_relid::regclass) into _keys;
     perform rag._delete_documents(_source.source_id, coalesce(_keys, '{}'));
   end if;
@@ -738,6 +887,19 @@ begin
     perform rag._set_firing(_trigger.relation, _trigger.tgname, _trigger.fires);
   end loop;
 
+  perform rag._require_own_code(s.relation)
+  from rag.sources s
+  where s.relation in (
+    with recursive up (relid) as (
+      select case d.classid when 'pg_class'::regclass then coalesce((select i.indrelid from pg_index i where i.indexrelid = d.objid), d.objid)
+                            when 'pg_rewrite'::regclass then (select r.ev_class from pg_rewrite r where r.oid = d.objid)
+                            when 'pg_statistic_ext'::regclass then (select x.stxrelid from pg_statistic_ext x where x.oid = d.objid) end
+      from pg_event_trigger_ddl_commands() d
+      union
+      select i.inhparent from pg_inherits i join up on i.inhrelid = up.relid
+    )
+    select u.relid from up u where u.relid is not null);
+
   for _source in
     -- Ancestors are looked up; a tree is locked, and sessions that each alter a partition would wait for
     -- each other.
@@ -765,7 +927,7 @@ begin
   end loop;
 end
 $plpgsql$;
-comment on function rag._after_ddl() is 'follows renamed columns of attached tables, gives new partitions their triggers, and keeps triggers firing as they shall';
+comment on function rag._after_ddl() is 'follows renamed columns of attached tables, gives new partitions their triggers, keeps triggers firing as they shall, and keeps code of others out of what is read';
 
 create or replace function rag._follow_columns(source rag.sources) returns rag.sources
   language plpgsql
@@ -855,10 +1017,11 @@ comment on function rag._forget_source(integer) is 'deletes a source with all it
 
 do $do$
 begin
-  if not exists (select from pg_event_trigger where evtname = 'ragstone_after_ddl') then
-    create event trigger ragstone_after_ddl on ddl_command_end
-      when tag in ('ALTER TABLE', 'CREATE TABLE', 'CREATE TABLE AS') execute function rag._after_ddl();
-  end if;
+  -- Anew at each update: what it listens to is part of it.
+  drop event trigger if exists ragstone_after_ddl;
+  create event trigger ragstone_after_ddl on ddl_command_end
+    when tag in ('ALTER TABLE', 'CREATE TABLE', 'CREATE TABLE AS', 'CREATE INDEX', 'CREATE STATISTICS', 'CREATE RULE')
+    execute function rag._after_ddl();
   if not exists (select from pg_event_trigger where evtname = 'ragstone_after_drop') then
     create event trigger ragstone_after_drop on sql_drop
       when tag in ('ALTER TABLE', 'DROP TABLE', 'DROP SCHEMA', 'DROP OWNED') execute function rag._after_drop();

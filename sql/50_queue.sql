@@ -348,12 +348,15 @@ comment on function rag._give_back_jobs(integer) is 'jobs a worker claimed and d
 create or replace function rag._source_content(source_id integer, source_key text) returns bytea
   language plpgsql
   set search_path = pg_catalog, pg_temp
+  -- Whoever holds the table must not hold up other sources.
+  set lock_timeout = '5s'
 as $plpgsql$
 declare
   _source  rag.sources;
   _content bytea;
 begin
   select * into strict _source from rag.sources s where s.source_id = _source_content.source_id;
+  perform rag._require_own_code(_source.relation);
   execute format(case when rag._column_type(_source.relation, _source.content_column) = 'bytea'::regtype
                       then 'select s.%I from %s s where s.%I = $1::%s'
                       else 'select convert_to(s.%I, ''UTF8'') from %s s where s.%I = $1::%s' end,

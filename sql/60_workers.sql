@@ -49,7 +49,7 @@ begin
     set chunks = l.chunks + excluded.chunks, occurrences = l.occurrences + excluded.occurrences;
 
   for _statistics in select * from rag._pipeline_statistics order by pipeline_id loop
-    select sum(l.chunks), sum(l.occurrences)::real / nullif(sum(l.chunks), 0) into _chunks, _average
+    select sum(l.chunks), greatest(sum(l.occurrences)::real / nullif(sum(l.chunks), 0), 1) into _chunks, _average
     from rag._lexemes l where l.pipeline_id = _statistics.pipeline_id and l.lexeme = '';
 
     -- The sample is drawn anew each time the corpus has doubled or halved.

@@ -1,31 +1,38 @@
 -- Tenants kept apart by row security. Workers and triggers run as the extension's owner, to whom it
 -- does not apply.
 
-create or replace function rag.current_tenant() returns bigint
-  language plpgsql stable parallel safe
+create or replace function rag._tied_tenants(role_names name[]) returns bigint[]
+  language sql stable parallel safe
   -- SECURITY DEFINER: the table of tenants' roles is closed.
   security definer
   set search_path = pg_catalog, pg_temp
+as $sql$ select array_agg(distinct r.tenant_id) from rag._tenant_roles r where r.role_name = any (role_names) $sql$;
+comment on function rag._tied_tenants(name[]) is 'tenants that these roles are tied to, null where none is';
+
+create or replace function rag.current_tenant() returns bigint
+  language plpgsql stable parallel safe
+  set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _setting text := nullif(current_setting('ragstone.tenant_id', true), '');
-  _tenant  bigint;
+  -- Any role can change a setting: one that belongs to a tenant is never asked for it. Neither who
+  -- logged in nor whose rights are used is enough: a session can take another role, and a function or
+  -- an index of a tenant's may be run by the session of another, by that of a superuser for one.
+  _tied    constant bigint[] := rag._tied_tenants(array[session_user, current_user]);
+  _setting constant text := nullif(current_setting('ragstone.tenant_id', true), '');
+  _number  constant numeric := substring(_setting from '^\s*[-+]?\d{1,19}\s*$');
 begin
-  -- Any role can change a setting: one that belongs to a tenant is never asked for it. session_user,
-  -- unlike current_user, is what a session logged in as.
-  select r.tenant_id into _tenant from rag._tenant_roles r where r.role_name = session_user;
-  if found then
-    return _tenant;
-  end if;
-  return _setting::bigint;
-exception
-  when invalid_text_representation or numeric_value_out_of_range then
+  if _tied is not null then
+    return case when cardinality(_tied) = 1 then _tied[1] end;
+  elsif _setting is not null and (_number between -9223372036854775808 and 9223372036854775807) is not true then
+    -- No exception block, which parallel workers cannot have.
     raise exception 'ragstone.tenant_id is no tenant: "%"', left(_setting, 40)
       using errcode = 'invalid_parameter_value',
             hint    = 'A tenant is an integer: set ragstone.tenant_id = 42; none at all: reset ragstone.tenant_id;';
+  end if;
+  return _number;
 end
 $plpgsql$;
-comment on function rag.current_tenant() is 'tenant of this session: that of the role it logged in as, see rag.set_tenant_role(), else what the session has set by: set ragstone.tenant_id = 42; null, which sees nothing, where neither is given. Raises 22023 for a setting that is no integer';
+comment on function rag.current_tenant() is 'tenant of this session: that of the role it logged in as or acts as, see rag.set_tenant_role(), else what the session has set by: set ragstone.tenant_id = 42; null, which sees nothing, where none is given, or where both roles have one and not the same. Raises 22023 for a setting that is no integer';
 
 create or replace function rag.set_tenant_role(role_name name, tenant_id bigint) returns void
   language plpgsql
@@ -44,7 +51,7 @@ begin
   select set_tenant_role.role_name, set_tenant_role.tenant_id where set_tenant_role.tenant_id is not null;
 end
 $plpgsql$;
-comment on function rag.set_tenant_role(name, bigint) is 'ties sessions that log in as the role to one tenant, whatever they set (null: unties them): for tenants who write SQL of their own. Raises 42704 for an unknown role';
+comment on function rag.set_tenant_role(name, bigint) is 'ties sessions that log in as the role, or act as it, to one tenant, whatever they set (null: unties them): for tenants who write SQL of their own. Raises 42704 for an unknown role';
 
 create or replace function rag._isolated_relations() returns table (relation regclass, condition text)
   language sql stable

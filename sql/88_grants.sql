@@ -10,7 +10,7 @@ as $sql$
   -- chunks applies; their parts are listed because the caller calls them.
   select 'search', 'routine', f, 'execute', null
   from unnest(array[
-    'search_documents', 'find_documents', 'embed', 'current_tenant',
+    'search_documents', 'find_documents', 'embed', 'current_tenant', '_tied_tenants',
     '_active_pipeline', '_analyze', '_automatic_weight', '_candidates', '_checked_embedding', '_checked_options', '_codes', '_column_type',
     '_context', '_dense_candidates', '_embed_query', '_estimated_chunks', '_estimated_rows', '_exact_candidates', '_fuse', '_html', '_in_any_language', '_indexed_vector',
     '_join_chunks', '_language_code', '_lexeme_index', '_lexeme_query', '_matches', '_oversampling', '_parsable', '_parse_query', '_partition', '_query_lexemes',
@@ -29,11 +29,11 @@ as $sql$
   -- ingest: give documents to rag.uploads and take them away. Row security on rag.uploads applies.
   union all
   select 'ingest', 'routine', f, 'execute', null
-  from unnest(array['add_document', 'remove_document', 'job', 'current_tenant', '_open_uploads']) f
+  from unnest(array['add_document', 'remove_document', 'job', 'current_tenant', '_tied_tenants', '_open_uploads']) f
   union all
   select 'ingest', 'table', v.object, v.privilege, v.columns
   from (values
-    ('uploads',         'insert', null),
+    ('uploads',         'insert', 'name, content, title, tenant_id, tags, language, metadata'),
     ('uploads',         'delete', null),
     ('uploads',         'select', 'upload_id, tenant_id'),
     ('ingestion_queue', 'select', null),
@@ -46,7 +46,7 @@ as $sql$
   -- operate: see everything but texts, and act on jobs and workers.
   union all
   select 'operate', 'routine', f, 'execute', null
-  from unnest(array['get', 'job', 'current_tenant', 'start_workers', 'stop_workers', 'cleanup_orphaned_chunks', 'check', 'check_consistency', 'metrics', '_status', '_progress',
+  from unnest(array['get', 'job', 'current_tenant', '_tied_tenants', 'start_workers', 'stop_workers', 'cleanup_orphaned_chunks', 'check', 'check_consistency', 'metrics', '_status', '_progress',
                     'retry', 'discard', 'cancel', 'prioritize', 'reembed', 'restore_version',
                     -- A view's tables are read with its owner's rights, its functions called with the caller's.
                     '_worker_is_alive', '_lock_class', '_setting_definitions', '_index_builds']) f
@@ -59,7 +59,7 @@ as $sql$
   union all
   select 'admin', 'routine', f, 'execute', null
   from unnest(array['set', 'attach_source', 'detach_source', 'enqueue_existing', 'create_pipeline', 'activate_pipeline', 'resume_pipeline',
-                    'drop_pipeline', 'set_ocr', 'defer_index', 'build_index', 'set_tenant_role', 'enable_tenant_isolation', 'disable_tenant_isolation', 'evaluate', 'ann_recall',
+                    'drop_pipeline', 'set_ocr', '_set', 'defer_index', 'build_index', 'set_tenant_role', 'enable_tenant_isolation', 'disable_tenant_isolation', 'evaluate', 'ann_recall',
                     '_dcg', '_require_column']) f
 $sql$;
 comment on function rag._privileges() is 'what each level may do: the one table behind rag.grant_usage(); admin may do what the other levels may, too';

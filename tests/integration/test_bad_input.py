@@ -6,6 +6,7 @@ import io
 import os
 
 import docx
+import psycopg
 import pypdf
 import pytest
 from helpers import rows, value
@@ -229,3 +230,119 @@ def test_an_unknown_setting_is_refused(db):
         with pytest.raises(psycopg.errors.UndefinedObject) as error:
             db.execute(call)
         assert "rag.settings" in error.value.diag.message_hint
+
+
+@pytest.fixture
+def bodies(db):
+    """A table whose rows hold their documents, with metadata as json."""
+    db.execute("create table bodies (id text primary key, body text, facts json)")
+    db.execute(
+        "select rag.attach_source('bodies', content_column => 'body', metadata_columns => '{facts}')"
+    )
+    return "bodies"
+
+
+def test_json_that_jsonb_cannot_hold_costs_its_document_nothing(db, bodies, drain):
+    db.execute(
+        """insert into bodies values ('a', 'Bees make honey.', '{"by": "\\u0000"}'), ('b', 'Ants do not.', '{"size": 1e999999}')"""
+    )
+    drain()
+    assert rows(db, "select source_key, status from rag.documents order by 1") == [
+        ("a", "completed"),
+        ("b", "completed"),
+    ]
+    assert "u0000" in value(
+        db, "select metadata ->> 'facts' from rag.documents where source_key = 'a'"
+    )
+
+
+def test_one_row_that_cannot_be_a_document_holds_up_no_other(db, drain):
+    """Of a statement that is worked off later: the worker finds the row and leaves it alone."""
+    db.execute("create table ranges (id integer primary key, body text, facts text)")
+    db.execute(
+        "select rag.attach_source('ranges', content_column => 'body', metadata_columns => '{facts}')"
+    )
+    # A constraint of ours that one row breaks, as limits of the server would.
+    db.execute(
+        "alter table rag.documents add constraint unlucky check (metadata ->> 'facts' <> 'bad')"
+    )
+    db.execute(
+        "insert into ranges select n, 'Number ' || n, case n when 77 then 'bad' else 'good' end from generate_series(1, 300) n"
+    )
+    drain()
+    assert rows(db, "select status, count(*) from rag.documents group by 1 order by 1") == [
+        ("completed", 299),
+        ("failed", 1),
+    ]
+    assert rows(db, "select source_key, stage, error_code from rag.dead_letters") == [
+        ("77", "read", "23514")
+    ]
+    assert value(db, "select count(*) from rag._changes") == 0
+    assert rows(db, "select * from rag.check_consistency()") == []
+    db.execute("update ranges set facts = 'good' where id = 77")
+    drain()
+    assert value(db, "select count(*) from rag.documents where status = 'completed'") == 300
+
+
+def test_a_key_too_long_for_a_document_is_told_and_holds_up_no_other(db, bodies, drain):
+    db.execute("alter table bodies drop constraint bodies_pkey")
+    notices = []
+    db.add_notice_handler(lambda n: notices.append(n.message_primary))
+    db.execute(
+        "insert into bodies select case n when 7 then (select string_agg(md5(i::text), '') from generate_series(1, 400) i) else n::text end, 'Number ' || n from generate_series(1, 200) n"
+    )
+    drain()
+    assert value(db, "select count(*) from rag.documents where status = 'completed'") == 199
+    assert any("key that is too long" in notice for notice in notices)
+
+
+def test_a_path_of_control_characters_is_no_obstacle_to_notifications(db, table, drain):
+    db.execute("select rag.set('notifications', 'on')")
+    db.execute(f"insert into {table} values (1, repeat(chr(1), 6000))")
+    db.execute(f"insert into {table} select n, repeat(chr(1), 6000) from generate_series(2, 200) n")
+    drain()
+    assert value(db, "select count(*) from rag.documents") == 200
+
+
+def test_a_source_that_somebody_holds_holds_up_no_other(db, bodies, connect, drain):
+    db.execute("create table held (id integer primary key, body text)")
+    db.execute("select rag.attach_source('held', content_column => 'body')")
+    db.execute("insert into held select n, 'Held ' || n from generate_series(1, 200) n")
+    db.execute("insert into bodies select n, 'Free ' || n from generate_series(1, 200) n")
+    holder = connect()
+    holder.execute("begin; lock table held")
+    drain()
+    assert value(db, "select count(*) from rag.documents where status = 'completed'") == 200
+    holder.execute("rollback")
+    drain()
+    assert value(db, "select count(*) from rag.documents where status = 'completed'") == 400
+
+
+def test_documents_of_stop_words_alone_stop_no_worker(db, bodies, drain):
+    db.execute("insert into bodies select n, 'the and of it is' from generate_series(1, 70) n")
+    drain()
+    db.execute("insert into bodies values ('x', 'Bees make honey.')")
+    drain()
+    drain()
+    assert (
+        value(db, "select content from rag.search_documents('honey', mode => 'text')")
+        == "Bees make honey."
+    )
+
+
+def test_a_temporary_table_is_refused(db):
+    db.execute("create temp table passing (id integer primary key, body text)")
+    with pytest.raises(psycopg.errors.WrongObjectType, match="temporary"):
+        db.execute("select rag.attach_source('passing', content_column => 'body')")
+
+
+def test_a_source_whose_table_vanished_unseen_holds_up_no_other(db, bodies, drain):
+    db.execute("create table gone (id integer primary key, body text)")
+    db.execute("select rag.attach_source('gone', content_column => 'body')")
+    db.execute("insert into gone select n, 'Gone ' || n from generate_series(1, 200) n")
+    db.execute("alter event trigger ragstone_after_drop disable")
+    db.execute("drop table gone")
+    db.execute("insert into bodies select n, 'Here ' || n from generate_series(1, 200) n")
+    drain()
+    assert value(db, "select count(*) from rag.documents where status = 'completed'") == 200
+    assert rows(db, "select name from rag.sources") == [("bodies",)]

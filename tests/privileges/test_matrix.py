@@ -9,6 +9,8 @@ import pytest
 from helpers import rows, value
 
 LEVELS = ("search", "ingest", "operate", "admin")
+# Whoever may read the server's files has it.
+NO_LEVEL = {"_set_document_root"}
 
 GRANTED = """
   select 'routine ' || p.oid::regprocedure || ' execute' from pg_proc p
@@ -119,7 +121,7 @@ def test_private_functions_are_granted_as_far_as_public_ones_need_them(db, level
             needed.add(name)
             waiting.extend(re.findall(r"\brag\.(\w+)\s*\(", parts[name]))
     views = {name for kind, name in listed if kind == "table"}
-    assert {name for kind, name in listed if kind == "routine"} == needed - views
+    assert {name for kind, name in listed if kind == "routine"} == needed - views - NO_LEVEL
 
 
 UNTRUSTED = """
@@ -240,6 +242,36 @@ def test_the_document_root_is_set_by_those_who_may_read_the_servers_files(
     db.execute(f"grant pg_read_server_files to {name}")
     admin.execute("select rag.set('document_root', %s)", [str(document_root)])
     assert value(db, "select updated_by from rag._settings where name = 'document_root'") == name
+
+
+def test_nor_by_their_code_in_a_superusers_session(db, session_of):
+    """As an index has some: session_user is then the superuser's."""
+    admin = session_of("admin")
+    name = value(admin, "select current_user")
+    before = value(db, "select rag.get('document_root')")
+    db.execute(f"create schema own authorization {name}")
+    admin.execute(
+        """create function own.climb(integer) returns integer language plpgsql immutable as $$ begin
+             perform rag.set('document_root', '/etc'); return $1; end $$"""
+    )
+    admin.execute("create table own.bait as select generate_series(1, 10) as id")
+    # As a superuser the function may be called by the owner's index alone.
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="read the server"):
+        admin.execute("create index on own.bait (own.climb(id))")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="read the server"):
+        admin.execute(
+            "create function own.root() returns text security definer language sql as $$ select rag.set('document_root', '/etc') $$;"
+            " create view own.trap as select own.root()"
+        )
+        db.execute("select * from own.trap")
+    assert value(db, "select rag.get('document_root')") == before
+
+
+def test_the_document_root_is_never_the_whole_file_system(db):
+    for root in ("/", "//", "/."):
+        with pytest.raises(psycopg.errors.InvalidParameterValue) as error:
+            db.execute("select rag.set('document_root', %s)", [root])
+        assert "/folder/of/the/documents" in error.value.diag.message_hint
 
 
 def test_row_security_on_chunks_and_documents_limits_a_search(db, session_of, add_tenants):

@@ -71,3 +71,87 @@ def test_an_enum_or_domain_in_the_metadata_reads_as_before(db):
     )
     db.execute("insert into files values (1, 'a.txt', 'draft', 7)")
     assert value(db, "select metadata from rag.documents") == {"phase": "draft", "pages": 7}
+
+
+# What of a table PostgreSQL runs while it only plans a query; {f} is a function of the table's owner.
+CODE = {
+    "the predicate of an index": "create index on files (id) where {f}(1)",
+    "an expression of an index": "create index on files (({f}(id)))",
+    "an index made concurrently": "create index concurrently on files (id) where {f}(1)",
+    "statistics": "create statistics coded on ({f}(id)), id from files",
+    "a constraint": "alter table files add check ({f}(1))",
+    "a table that inherits": "create table child () inherits (files); create index on child (id) where {f}(1)",
+    "an operator": "create index on files (id) where 1 @=@ 2",
+}
+
+
+@pytest.fixture
+def function(owner):
+    """A function of the owner's that notes who runs it, and an operator that calls it."""
+    owner.execute(
+        """create function note() returns void language plpgsql
+           as $$ begin insert into public.ran_as values (current_user); end $$;
+           create function noted(integer) returns boolean language plpgsql immutable
+           as $$ begin perform public.note(); return true; end $$"""
+    )
+    owner.execute(
+        "create function noted(integer, integer) returns boolean language sql immutable as 'select public.noted($1)'"
+    )
+    owner.execute("create operator @=@ (function = noted, leftarg = integer, rightarg = integer)")
+    return "noted"
+
+
+@pytest.mark.parametrize("part", CODE)
+def test_an_attached_table_gets_no_code_that_ragstones_owner_would_run(owner, db, function, part):
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as error:
+        for statement in CODE[part].format(f=function).split(";"):
+            owner.execute(statement)
+    assert "noted" in error.value.diag.message_detail and error.value.diag.message_hint
+    # What an index concurrently refused leaves behind, invalid as it is, is in the way until it is dropped.
+    owner.execute("drop index if exists files_id_idx")
+    owner.execute("insert into files values (1, 'a.txt')")
+    db.execute("call rag.drain()")
+    assert rows(db, "select who from ran_as where who <> 'ragstone_owner'") == []
+
+
+@pytest.mark.parametrize("part", CODE)
+def test_a_table_with_such_code_is_not_attached(owner, db, function, part):
+    db.execute("select rag.detach_source('files')")
+    for statement in CODE[part].format(f=function).split(";"):
+        owner.execute(statement)
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="cannot be read safely"):
+        db.execute("select rag.attach_source('files', path_column => 'path')")
+    assert rows(db, "select who from ran_as where who not in ('ragstone_owner', 'postgres')") == []
+
+
+def test_where_nobody_saw_the_code_come_nothing_reads_the_table(owner, db, function):
+    """As after a restore, or an update from a version that did not look."""
+    db.execute("alter event trigger ragstone_after_ddl disable")
+    owner.execute("create index on files (id) where noted(1)")
+    owner.execute("truncate ran_as")
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
+        owner.execute("insert into files values (1, 'a.txt')")
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
+        db.execute("select rag.enqueue_existing('files')")
+    assert rows(db, "select who from ran_as where who <> 'ragstone_owner'") == []
+
+
+def test_an_index_on_a_superusers_function_is_as_good_as_any(owner, db, function):
+    db.execute("alter function noted(integer) owner to postgres")
+    db.execute("create index on files (id) where noted(1)")
+    owner.execute("insert into files values (1, 'a.txt')")
+    assert value(db, "select count(*) from rag.documents") == 1
+
+
+def test_an_attached_table_does_not_become_a_view(owner, db):
+    if value(db, "select current_setting('server_version_num')::integer") >= 160000:
+        pytest.skip("PostgreSQL 16 makes no view of a table")
+    for trigger in rows(db, "select tgname from pg_trigger where tgrelid = 'files'::regclass"):
+        owner.execute(f"drop trigger {trigger[0]} on files")
+    owner.execute("alter table files drop constraint files_pkey, alter id drop not null")
+    owner.execute("vacuum files")
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="cannot be read safely"):
+        owner.execute(
+            'create rule "_RETURN" as on select to files do instead'
+            " select 1 as id, 'a'::text as path, 'b'::text as note, 'c'::text as state"
+        )
