@@ -625,6 +625,8 @@ begin
          started_at   = case when _pipeline.state = 'active' then _job.started_at else d.started_at end,
          processed_at = case when _pipeline.state = 'active' then now() else d.processed_at end,
          sha256       = _sha256,
+         -- The row was looked at again, and it is its file that has changed.
+         updated_at   = case when _job.priority < 0 and d.sha256 <> _sha256 then now() else d.updated_at end,
          file_size    = (_store_document.document ->> 'size')::bigint,
          mime_type    = _store_document.document ->> 'mime_type',
          extracted    = (_store_document.document -> 'extracted')::jsonb

@@ -350,3 +350,18 @@ def test_the_name_of_a_stored_document_tells_its_type(db, drain):
     assert rows(db, "select section, metadata from rag.search_documents('running')") == [
         ("Rules", {"year": 2024})
     ]
+
+
+def test_looking_at_rows_again_does_not_make_them_changed(db, add, table, document_root, drain):
+    """Else whoever asks for what has changed since yesterday is shown everything."""
+    add(1, "Bees make honey.")
+    add(2, "Ants do not.")
+    drain()
+    before = value(db, "select now()")
+    (document_root / "2.txt").write_text("Ants make no honey at all.")
+    db.execute("select rag.enqueue_existing(%s)", [table])
+    drain()
+    changed = "select document_id from rag.search_documents('honey', changed_after => %s)"
+    assert rows(db, changed, before) == [(2,)], "the file of the other is the same"
+    db.execute(f"update {table} set note = 'x'")
+    assert rows(db, changed, before) == [(2,)], "a column that is not watched"

@@ -53,3 +53,18 @@ def test_a_document_over_the_limit_is_refused_before_it_is_stored(db):
         db.execute("select rag.add_document('a.txt', 'more than ten bytes', tenant_id => 3)")
     assert "max_file_bytes" in error.value.diag.message_primary
     db.execute("select rag.add_document('a.txt', 'more than ten bytes', tenant_id => 4)")
+
+
+def test_nobody_chooses_the_number_of_an_upload(db, connect):
+    """Numbers taken in advance would be in the way of those to come, and tell which are taken."""
+    db.execute("create role ragstone_uploader")
+    db.execute("select rag.grant_usage('ragstone_uploader', level => 'ingest')")
+    session = connect()
+    session.execute("set role ragstone_uploader")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        session.execute(
+            "insert into rag.uploads (upload_id, name, content) values (1, 'a.txt', 'x')"
+        )
+    session.execute("insert into rag.uploads (name, content) values ('a.txt', 'x')")
+    db.execute("drop owned by ragstone_uploader")
+    db.execute("drop role ragstone_uploader")

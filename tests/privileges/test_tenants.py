@@ -271,3 +271,21 @@ def test_a_large_table_can_be_read_in_parallel(tenants, db):
     assert any("Parallel" in line for (line,) in plan), plan
     assert value(first, "select count(*) from rag.document_chunks_1") == 10
     assert seen(first) == {"honey of tenant 1"}
+
+
+PHRASE = """explain (analyze, costs off, timing off) select from rag.document_chunks where pipeline_id = 1
+            and content_tsv operator(rag.@@) phraseto_tsquery('english', 'honey of tenant 1, number 2')"""
+
+
+def test_without_the_mark_no_phrase_of_another_tenant_can_be_guessed(tenants, db):
+    second = tenants(ROLE, 2)
+    for setting in ("set enable_seqscan = off", "set random_page_cost = 0"):
+        second.execute(setting)
+    db.execute("alter function rag._matches(tsvector, tsquery) not leakproof")
+    plan = [line for (line,) in rows(second, PHRASE)]
+    known = [line for (line,) in rows(second, PHRASE.replace("1, number 2", "2, number 3"))]
+    guessed = [line for (line,) in rows(second, PHRASE.replace("number 2", "number 999"))]
+    counts = [[line for line in p if "rows" in line.lower()] for p in (plan, guessed, known)]
+    assert counts[0] == counts[1] != counts[2]
+    assert not any("content_tsv_idx" in line for line in plan)
+    assert seen(second) == {"honey of tenant 2"}
