@@ -337,6 +337,12 @@ begin
       hint := format('Alter the column back, or attach the table anew after: select rag.detach_source(%L);', _source.relation);
       return;
     end;
+    if rag._code_of_others(_source.relation) is not null then
+      ok := false;
+      detail := format('%s is not read: %s', _source.name, rag._code_of_others(_source.relation));
+      hint := 'Its owner could run it as ragstone''s owner. Drop what has it; or take the function over, having read it: alter function … owner to …;';
+      return;
+    end if;
     select count(*) into _missing
     from (select _source.relation::oid as relid union select t.relid from pg_partition_tree(_source.relation) t) r
     where not rag._has_all_triggers(_source.source_id, r.relid);

@@ -57,6 +57,8 @@ MISTAKES = [
     ("sources", 'alter table "TblDocumentFiles" disable trigger ragstone_update', "disabled"),
     ("sources", 'alter event trigger ragstone_after_ddl disable; alter table "TblDocumentFiles" enable always trigger ragstone_update', "disabled"),
     ("sources", 'delete from rag.sources', "is not attached"),
+    ("sources", "create function own() returns boolean language sql immutable as 'select true'; alter function own() owner to pg_monitor;"
+                'alter event trigger ragstone_after_ddl disable; create index on "TblDocumentFiles" (note) where own()', "own()"),
     ("sources", 'drop trigger ragstone_delete on "TblDocumentFiles"', "1 table"),
     ("sources", "set session_replication_role = replica; alter event trigger ragstone_after_ddl disable; "
                 'alter table "TblDocumentFiles" alter "DocumentFilePath" type json using null', "json"),
