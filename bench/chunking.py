@@ -17,7 +17,7 @@ from pathlib import Path
 import bm25s
 import numpy as np
 
-from bench.harness import BenchError, Report, Row, Server
+from bench.harness import Report, Row, Server, built_model
 from bench.quality import Asked, Collection, own_tokenizer, read_collection, score_row
 from ragstone.chunk import Chunk, ChunkSpec, chunk
 from ragstone.embed import Embedder
@@ -42,7 +42,6 @@ SETTINGS = {
     "semantic 1000/100": ChunkSpec("semantic", size=1_000, overlap=100),
     "semantic 512/50, section": ChunkSpec("semantic", template="{section}\n{content}"),
 }
-MODEL = Path(__file__).resolve().parents[1] / "build" / "model"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -56,14 +55,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(server: Server, options: argparse.Namespace) -> Report:
     """Measure and report."""
-    if not MODEL.exists():
-        raise BenchError(f"there is no model in {MODEL}: make build")
     report = Report("chunking", vars(options))
     collection = read_collection(options.collection)
     documents = list(_documents(collection, options.chapters))[: options.documents]
     kept = {key for document in documents for key in document}
-    embedder = Embedder.load(MODEL)
-    tokenizer = Tokenizer.load(MODEL / "tokenizer.json")
+    embedder = built_model()
+    tokenizer = embedder.tokenizer
     queries = {
         query: text
         for query, text in collection.queries.items()

@@ -26,8 +26,11 @@ from typing import Any, Self
 import psutil
 import psycopg
 
+from ragstone.embed import Embedder
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 REPORTS = REPOSITORY / "build" / "bench"
+MODEL = REPOSITORY / "build" / "model"
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 Row = Mapping[str, str | int | float | None]
@@ -179,6 +182,16 @@ def _docstrings(path: Path) -> str:
             text = ast.get_docstring(node)
             parts += [node.name, text] if text else []
     return "\n\n".join(part for part in parts if part)
+
+
+def built_model() -> Embedder:
+    """The model that was built here, for measuring outside the server.
+
+    Raises BenchError where there is none.
+    """
+    if not MODEL.exists():
+        raise BenchError(f"there is no model in {MODEL}: make build")
+    return Embedder.load(MODEL)
 
 
 @contextmanager
