@@ -678,7 +678,8 @@ declare
   _begin   constant text := chr(2);
   _end     constant text := chr(3);
   _words   text[] := rag._words_to_mark(content, query_text, text_search_config);
-  _text    text := translate(content, _gap || _begin || _end, '');
+  _plain   constant text := translate(content, _gap || _begin || _end, '');
+  _text    text := _plain;
   _letters text[];
 begin
   if octet_length(_text) > length(_text) and getdatabaseencoding() = 'UTF8' then
@@ -695,7 +696,7 @@ begin
   _text := replace(replace(rag._divided(_text, _gap), '<', '<' || _gap), '&', '&' || _gap);
   _text := ts_headline(text_search_config::regconfig, _text, rag._lexeme_query(_words),
     format('StartSel=%s, StopSel=%s, MaxFragments=2, MaxWords=30, MinWords=10, FragmentDelimiter=" … "', _begin, _end));
-  _text := regexp_replace(replace(coalesce(_text, left(content, 200)), _gap, ''), _end || '([-/_@:.~]*)' || _begin, '\1', 'g');
+  _text := regexp_replace(replace(coalesce(_text, left(_plain, 200)), _gap, ''), _end || '([-/_@:.~]*)' || _begin, '\1', 'g');
   return replace(replace(rag._html(_text), _begin, '<mark>'), _end, '</mark>');
 end
 $plpgsql$;
