@@ -358,25 +358,29 @@ create or replace function rag._foreign_stop_words(query_text text, text_search_
   set search_path = pg_catalog, pg_temp
   set client_min_messages = 'warning'
 as $sql$
-  with word as (
-    select u.lexeme, u.positions from unnest(to_tsvector('simple', rag._parsable(rag._normalized(query_text)))) u
+  with question as (
+    select q.text, rag._without_accents(q.text) <> q.text as has_accents
+    from (select rag._parsable(rag._normalized(query_text)) as text) q
+  ), word as (
+    select u.lexeme, u.positions from question q, unnest(to_tsvector('simple', q.text)) u
     where cardinality(text_search_configs) > 1
-  ), stop_word as materialized (
-    select c.config, w.lexeme, w.positions
+  ), spoken as (
+    select c.config, array_agg(w.lexeme) as stop_words, sum(cardinality(w.positions)) as count
     from unnest(text_search_configs) as c (config) cross join word w
     where to_tsvector(c.config::regconfig, w.lexeme) = ''
-  ), language as (
-    select c.config, (select count(*) from stop_word s where s.config = c.config) as stop_words from unnest(text_search_configs) as c (config)
-  ), question as (
-    -- A question is in the language that most of its stop words are of: what caused the war, in English
-    -- and German, asks for war in English.
-    select case when count(*) = 1 then min(l.config) end as config
-    from language l where l.stop_words = (select max(m.stop_words) from language m)
+    group by c.config
+    -- A question with accents that has but a few of them is in another language: 'do' and 'an' are words in Vietnamese.
+    having not (select q.has_accents from question q) or 4 * count(*) >= (select count(*) from word)
+  ), stop_word as materialized (
+    select w.* from word w where w.lexeme in (select unnest(s.stop_words) from spoken s)
+  ), own as (
+    -- The language that most of the stop words are of: what caused the war, in English and German, asks for war in English.
+    select case when count(*) = 1 then min(s.config) end as config
+    from spoken s where s.count = (select max(m.count) from spoken m)
   )
-  select l.config, (select array_agg(p) from stop_word s, unnest(s.positions) p)
-  from language l, question q
-  where l.config is distinct from q.config
-    and (select count(distinct s.lexeme) from stop_word s) < (select count(*) from word)
+  select c.config, (select array_agg(p) from stop_word s, unnest(s.positions) p)
+  from unnest(text_search_configs) as c (config), own
+  where c.config is distinct from own.config and (select count(*) from stop_word) < (select count(*) from word)
 $sql$;
 comment on function rag._foreign_stop_words(text, text[]) is 'where in a question words stand that are stop words in some language, for each language in which they shall not be asked for; none where there are no other words';
 
