@@ -1,3 +1,16 @@
 -- Where a pipeline had chunks and no lexeme in any of them, this was 0, which weights are divided by.
 update rag._pipeline_statistics s set average_length = 1 where s.average_length < 1;
 alter table rag._pipeline_statistics add constraint average_length_divides check (average_length >= 1);
+
+-- Since 0.2.0 a language that a source calls by its English name is stored by its code.
+update rag.document_chunks c set language = l.code
+from (values
+    ('arabic', 'ar'), ('armenian', 'hy'), ('basque', 'eu'), ('catalan', 'ca'), ('chinese', 'zh'), ('danish', 'da'), ('dutch', 'nl'),
+    ('english', 'en'), ('estonian', 'et'), ('finnish', 'fi'), ('french', 'fr'), ('german', 'de'), ('greek', 'el'), ('hindi', 'hi'), ('hungarian', 'hu'),
+    ('indonesian', 'id'), ('irish', 'ga'), ('italian', 'it'), ('japanese', 'ja'), ('korean', 'ko'), ('lithuanian', 'lt'), ('malay', 'ms'),
+    ('nepali', 'ne'), ('norwegian', 'no'), ('polish', 'pl'), ('portuguese', 'pt'), ('romanian', 'ro'), ('russian', 'ru'), ('serbian', 'sr'),
+    ('spanish', 'es'), ('swedish', 'sv'), ('tamil', 'ta'), ('thai', 'th'), ('turkish', 'tr'), ('vietnamese', 'vi'), ('yiddish', 'yi')) l (name, code)
+where c.language = l.name;
+
+-- Replaced by functions with other arguments or results.
+drop function if exists rag._in_any_language(text, text[]);

@@ -1,12 +1,6 @@
 -- Text analysis: from a text and its language to lexemes and BM25 weights, the same way for passages
 -- and for questions.
 
-create or replace function rag._language_code(language text) returns text
-  language sql immutable parallel safe
-  set search_path = pg_catalog, pg_temp
-as $sql$ select nullif(lower(regexp_replace(btrim(language), '[-_].*', '')), '') $sql$;
-comment on function rag._language_code(text) is 'en for en-US, en_GB and EN';
-
 create or replace function rag._language_configs()
   returns table (code text, text_search_config text)
   language sql immutable parallel safe
@@ -21,11 +15,24 @@ as $sql$
 $sql$;
 comment on function rag._language_configs() is 'languages by ISO 639-1 code that PostgreSQL has, or is to have, a text search configuration for';
 
+create or replace function rag._language_code(language text) returns text
+  language sql immutable parallel safe
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  select coalesce((select l.code from rag._language_configs() l where l.text_search_config = g.language and l.code not in ('nb', 'nn')),
+                  (select n.code
+                   from (values ('ja', 'japanese'), ('ko', 'korean'), ('ms', 'malay'), ('th', 'thai'), ('vi', 'vietnamese'), ('zh', 'chinese')) n (code, name)
+                   where n.name = g.language),
+                  nullif(g.language, ''))
+  from (select lower(regexp_replace(btrim(_language_code.language), '\s*[-_(].*', '')) as language) g
+$sql$;
+comment on function rag._language_code(text) is 'en for en-US, en_GB, EN and English';
+
 create or replace function rag._text_search_config(language text, fallback text) returns text
   language sql stable parallel safe
   set search_path = pg_catalog, pg_temp
 as $sql$
-  -- A language given by its English name is a configuration's name already.
+  -- The name of a configuration will do, too.
   select case
     when _text_search_config.language is null then fallback
     else coalesce((select c.cfgname::text from pg_ts_config c
@@ -37,22 +44,71 @@ as $sql$
 $sql$;
 comment on function rag._text_search_config(text, text) is 'text search configuration for a language: its own where there is one, else simple; the fallback where the language is not known';
 
+create or replace function rag._normalized(content text) returns text
+  language plpgsql immutable parallel safe
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+begin
+  if octet_length(content) = length(content) or getdatabaseencoding() <> 'UTF8' then
+    return content;
+  end if;
+  -- Ligatures from PDFs, full-width letters and letters with separate accents become plain ones, and so
+  -- does a hyphen from Word. Spaces without width divide words, hyphens that show only at a line's end do not.
+  return translate(normalize(content, NFKC), chr(8208) || chr(8203) || chr(65279) || chr(173), '-  ');
+end
+$plpgsql$;
+comment on function rag._normalized(text) is 'a text with one way of writing what can be written in several';
+
+create or replace function rag._divided(content text, gap text default ' ') returns text
+  language plpgsql immutable parallel safe
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+begin
+  if content !~ '[[:alnum:]][-/_@:.~]+[[:alnum:]]|[/~][[:alnum:]]' then
+    return content;
+  end if;
+  -- The default parser would take TCP/IP for a file, ends.Next for a host, INV-2024-0815 for INV and two
+  -- negative numbers. It keeps 3.14, 2.3.1 and well-known. Nothing here looks behind: that would begin at
+  -- the start of the text for each match.
+  return regexp_replace(regexp_replace(content, '\m[vV](?=\d+\.\d)', '\&' || gap, 'g'),
+    '[[:alnum:]](?:[/_@:~]|[/_@:.~]{2,})(?=[[:alnum:]])|[[:alpha:]]\d*\.(?=[[:alnum:]])|\d\.(?=[[:alpha:]])'
+    '|[[:alnum:]]-(?=[[:alnum:]]*\d)|\d[[:alpha:]]*-(?=[[:alnum:]])|(?:^|[^[:alnum:]<])[./~]*/(?=[[:alnum:]])|~(?=[[:alnum:]])',
+    '\&' || gap, 'g');
+end
+$plpgsql$;
+comment on function rag._divided(text, text) is 'a text with a gap between the words of codes, paths, addresses and the like, so that the text search parser sees each';
+
+create or replace function rag._bigrams(content text) returns text
+  language sql immutable parallel safe
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  -- Thai, Lao, Myanmar, Khmer, kana, Han, Hangul; signs above and below a letter stay with it.
+  select string_agg(case when u.letter is null then u.other
+                         when u.next is not null then ' ' || u.letter || u.next || ' '
+                         when u.previous is null then ' ' || u.letter || ' ' end, '' order by u.place)
+  from (select m[1] as letter, m[2] as other, r.place, lead(m[1]) over (order by r.place) as next, lag(m[1]) over (order by r.place) as previous
+        from regexp_matches(content, format('([%1$s][%2$s]*)|([^%1$s]+)',
+               '\u0e01-\u0e3a\u0e40-\u0e4e\u0e81-\u0ece\u0edc-\u0edf\u1000-\u103f\u1050-\u108f\u1100-\u11ff\u1780-\u17d3'
+               '\u3005-\u3007\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U000323af',
+               '\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ece\u102b-\u103e\u1056-\u1060\u1062-\u1064\u1067-\u106d\u1071-\u1074\u1082-\u108d\u108f\u17b4-\u17d3\u3099\u309a'), 'g')
+             with ordinality as r (m, place)) u
+$sql$;
+comment on function rag._bigrams(text) is 'a text whose scripts without spaces between words are written as overlapping pairs of letters, with spaces; a letter alone stays so';
+
 create or replace function rag._parsable(content text) returns text
   language plpgsql immutable parallel safe
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _text text := content;
+  _text text := rag._divided(content);
 begin
-  if octet_length(_text) > length(_text) and getdatabaseencoding() = 'UTF8' then
-    -- Ligatures from PDFs, full-width letters and letters with separate accents become plain ones.
-    _text := normalize(_text, NFKC);
+  if octet_length(_text) > length(_text) and getdatabaseencoding() = 'UTF8' and _text ~ '[\u0e00-\u11ff\u1780-\u17ff\u3000-\U0003ffff]' then
+    _text := rag._bigrams(_text);
   end if;
-  -- The default parser would take INV-2024-0815 for INV and two negative numbers, AB12/34 for a file.
-  return regexp_replace(_text, '(?<=[[:alnum:]])[-/_](?=[[:alnum:]]*\d)|(?<=\d[[:alpha:]]*)[-/_](?=[[:alnum:]])', ' ', 'g');
+  return _text;
 end
 $plpgsql$;
-comment on function rag._parsable(text) is 'a text in the form in which the text search parser sees the parts of codes and numbers';
+comment on function rag._parsable(text) is 'a text in the form in which the text search parser sees its words';
 
 create or replace function rag._without_accents(content text) returns text
   language sql immutable parallel safe
@@ -61,31 +117,36 @@ as $sql$
   -- The core's normalization and not the extension unaccent: what a text is found by must not
   -- depend on what else is installed.
   select case when octet_length(content) = length(content) or getdatabaseencoding() <> 'UTF8' then content
-              else translate(regexp_replace(normalize(content, NFD), '[\u0300-\u036f]', '', 'g'), 'đĐøØłŁħĦ', 'dDoOlLhH') end
+              else replace(replace(replace(replace(replace(replace(
+                     translate(normalize(regexp_replace(normalize(content, NFD), '[\u0300-\u036f]+', '', 'g'), NFC), 'đĐøØłŁħĦ', 'dDoOlLhH'),
+                     'œ', 'oe'), 'Œ', 'OE'), 'æ', 'ae'), 'Æ', 'AE'), 'ß', 'ss'), 'ẞ', 'SS') end
 $sql$;
-comment on function rag._without_accents(text) is 'Latin, Greek and Cyrillic letters without their accents; other scripts as they are';
+comment on function rag._without_accents(text) is 'Latin, Greek and Cyrillic letters without their accents, ligatures as two letters; other scripts as they are';
 
 create or replace function rag._codes(content text) returns text[]
   language sql immutable parallel safe
   set search_path = pg_catalog, pg_temp
 as $sql$
+  -- Words with hyphens and numbers with points are the parser's own.
   select array_agg(distinct lower(m[1]))
-  from regexp_matches(content, '((?:[[:alnum:]]+[-/_])+[[:alnum:]]+)', 'g') m
-  where m[1] ~ '\d' and length(m[1]) <= 100
+  from regexp_matches(content, '[[:alnum:]]+(?:(?:[-/_@.]|::?)[[:alnum:]]+)+', 'g') m
+  where m[1] !~ '^(?:[[:alpha:]-]+|[\d.]+)$' and length(m[1]) <= 200
 $sql$;
-comment on function rag._codes(text) is 'invoice numbers, part codes, dates and the like in a text, each as a whole';
+comment on function rag._codes(text) is 'invoice numbers, part codes, dates, paths, addresses and the like in a text, each as a whole';
 
 create or replace function rag._analyze(content text, text_search_config text, is_question boolean default false) returns tsvector
   language plpgsql stable parallel safe
   set search_path = pg_catalog, pg_temp
+  -- A word too long for an index is nothing that a client could do anything about.
+  set client_min_messages = 'warning'
 as $plpgsql$
 declare
   _config  regconfig := text_search_config::regconfig;
-  _text    text      := rag._parsable(content);
+  _whole   text      := rag._normalized(content);
+  _text    text      := rag._parsable(_whole);
   _tsv     tsvector  := to_tsvector(_config, _text);
   _folded  text      := rag._without_accents(_text);
   _marked  tsvector;
-  _codes   text[];
 begin
   -- The text form merges lexemes by position, where || would append. A passage has its words with
   -- accents also without, marked by ~; only a question without accents asks for those. Who types them
@@ -97,10 +158,9 @@ begin
     end if;
     _tsv := (_tsv::text || ' ' || _marked::text)::tsvector;
   end if;
-  if content ~ '\d[-/_]|[-/_]\d' then
-    _codes := rag._codes(content);
+  if _text <> _whole then
     -- In the last place there is, where no phrase passes by.
-    _tsv := (_tsv::text || ' ' || coalesce((select string_agg(format('''%s'':16383', c), ' ') from unnest(_codes) c), ''))::tsvector;
+    _tsv := (_tsv::text || ' ' || coalesce((select string_agg(format('''%s'':16383', c), ' ') from unnest(rag._codes(_whole)) c), ''))::tsvector;
   end if;
   return _tsv;
 end
@@ -146,12 +206,17 @@ create or replace function rag._parse_query(query_text text, out plain text, out
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _excluding constant text := '(^|\s)-("[^"]+"|[[:alpha:]][^\s"]*)';
+  _excluding constant text := '(^|\s)[-−–]("[^"]+"|[[:alpha:]][^\s"]*)';
   _term      constant text := '(?:"[^"]+"|[^\s"]+)';
   _rest      text;
 begin
+  -- As phones and word processors write them.
+  query_text := translate(query_text, '“”„‟«»＂', repeat('"', 7));
+  if octet_length(query_text) > length(query_text) and getdatabaseencoding() = 'UTF8' then
+    query_text := regexp_replace(query_text, '[\u00a0\u1680\u2000-\u200b\u202f\u205f\u3000\ufeff]', ' ', 'g');
+  end if;
   plain := query_text;
-  if query_text !~ '"|(^|\s)-' then
+  if query_text !~ '"|(^|\s)[-−–]' then
     return;
   end if;
   _rest := regexp_replace(query_text, _excluding, '\1', 'g');
@@ -183,49 +248,141 @@ end
 $plpgsql$;
 comment on function rag._text_search_configs(rag.pipelines) is 'text search configurations of a pipeline''s chunks, in each of which a question is analysed';
 
+create or replace function rag._phrase(phrase text, text_search_config text) returns tsquery
+  language plpgsql stable
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _whole  constant text   := rag._normalized(phrase);
+  _codes  constant text[] := rag._codes(_whole);
+  _code   tsquery;
+  _words  tsquery;
+  _count  integer := 0;
+  _last   integer;
+  _next   record;
+begin
+  for _next in
+    select p as place, rag._lexeme_query(array_agg(u.lexeme)) as words
+    from unnest(rag._analyze(phrase, text_search_config, is_question => true)) u, unnest(u.positions) p
+    where p < 16383 group by p order by p
+  loop
+    _words := coalesce(tsquery_phrase(_words, _next.words, _next.place - _last), _next.words);
+    _last := _next.place;
+    _count := _count + 1;
+  end loop;
+  -- A code of which a part is a stop word, such as IT-2024-01, would be any code with the other parts.
+  if cardinality(_codes) = 1 and replace(lower(_whole), _codes[1], '') !~ '[[:alnum:]]' then
+    _code := rag._lexeme_query(_codes);
+    return case when _count = (select count(*) from unnest(to_tsvector('simple', rag._parsable(_whole))) u, unnest(u.positions))
+                then _code || _words else _code end;
+  end if;
+  return _words;
+end
+$plpgsql$;
+comment on function rag._phrase(text, text) is 'words one after another, in a language; a code as a whole or by its words; null where all are stop words';
+
+create or replace function rag._in_any_language(phrase text, text_search_configs text[], out query tsquery, out undecided text[])
+  language plpgsql stable
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _config text;
+  _one    tsquery;
+begin
+  foreach _config in array text_search_configs loop
+    _one := rag._phrase(phrase, _config);
+    if _one is null then
+      undecided := undecided || _config;
+    else
+      query := coalesce(query || _one, _one);
+    end if;
+  end loop;
+end
+$plpgsql$;
+comment on function rag._in_any_language(text, text[]) is 'a phrase in each of the languages, null where it is all stop words in all; undecided are those in which it is, where there is no telling whether it is in a passage';
+
+create or replace function rag._alternatives(terms text) returns setof text
+  language sql immutable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  select btrim(m[1], '"')
+  from regexp_matches(terms, '"[^"]+"|[^\s"]+', 'g') m
+  where lower(m[1]) <> 'or' and m[1] ~ '[[:alnum:]]'
+$sql$;
+comment on function rag._alternatives(text) is 'what stands between or';
+
 create or replace function rag._text_condition(required text[], excluded text, text_search_configs text[]) returns tsquery
   language plpgsql stable
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
   _condition tsquery;
-  _terms     tsquery;
-  _term      text;
+  _any       tsquery;
+  _terms     text;
+  _term      record;
+  _ignored   text[];
 begin
-  foreach _term in array coalesce(required, '{}') loop
-    _terms := rag._in_any_language(_term, text_search_configs);
-    _condition := coalesce(_condition && _terms, _condition, _terms);
+  foreach _terms in array coalesce(required, '{}') loop
+    _any := null;
+    for _term in select a as phrase, f.query, f.undecided from rag._alternatives(_terms) a, rag._in_any_language(a, text_search_configs) f loop
+      if _term.query is null then
+        _ignored := _ignored || format('"%s"', _term.phrase);
+      else
+        _any := coalesce(_any || _term.query, _term.query);
+        if _term.undecided is not null then
+          -- Passages of these languages are let through: rag._search_filter() puts this in.
+          _any := _any || rag._lexeme_query(array(select '~~' || u from unnest(_term.undecided) u));
+        end if;
+      end if;
+    end loop;
+    _condition := coalesce(_condition && _any, _condition, _any);
   end loop;
-  _terms := !! rag._in_any_language(excluded, text_search_configs);
-  return coalesce(_condition && _terms, _condition, _terms);
+  for _term in select a as phrase, f.query from rag._alternatives(excluded) a, rag._in_any_language(a, text_search_configs) f loop
+    if _term.query is null then
+      _ignored := _ignored || ('-' || case when _term.phrase ~ '\s' then format('"%s"', _term.phrase) else _term.phrase end);
+    else
+      _condition := coalesce(_condition && !! _term.query, !! _term.query);
+    end if;
+  end loop;
+  if _ignored is not null then
+    raise notice 'ignored, as there are only stop words in it: %', array_to_string(_ignored, ', ');
+  end if;
+  return _condition;
 end
 $plpgsql$;
-comment on function rag._text_condition(text[], text, text[]) is 'what a passage must match, null where that is nothing';
+comment on function rag._text_condition(text[], text, text[]) is 'what a passage must match, null where that is nothing; a notice says what is ignored';
 
-create or replace function rag._in_any_language(terms text, text_search_configs text[]) returns tsquery
-  language plpgsql stable
+create or replace function rag._foreign_stop_words(query_text text, text_search_configs text[])
+  returns table (text_search_config text, positions smallint[])
+  language sql stable
   set search_path = pg_catalog, pg_temp
-as $plpgsql$
-declare
-  _any    tsquery;
-  _one    tsquery;
-  _config text;
-begin
-  foreach _config in array text_search_configs loop
-    _one := websearch_to_tsquery(_config::regconfig, rag._parsable(terms));
-    -- Stop words alone: in that language there is no telling where they stand.
-    if numnode(_one) = 0 then
-      return null;
-    end if;
-    if rag._without_accents(terms) = terms then
-      _one := regexp_replace(_one::text, '''((?:[^'']|'''')+)''', '( ''\1'' | ''~\1'' )', 'g')::tsquery;
-    end if;
-    _any := coalesce(_any || _one, _one);
-  end loop;
-  return _any;
-end
-$plpgsql$;
-comment on function rag._in_any_language(text, text[]) is 'phrases and words as people type them, in each of the languages; null where they are all stop words in one of them';
+  set client_min_messages = 'warning'
+as $sql$
+  with question as (
+    select q.text, rag._without_accents(q.text) <> q.text as has_accents
+    from (select rag._parsable(rag._normalized(query_text)) as text) q
+  ), word as (
+    select u.lexeme, u.positions from question q, unnest(to_tsvector('simple', q.text)) u
+    where cardinality(text_search_configs) > 1
+  ), spoken as (
+    select c.config, array_agg(w.lexeme) as stop_words, sum(cardinality(w.positions)) as count
+    from unnest(text_search_configs) as c (config) cross join word w
+    where to_tsvector(c.config::regconfig, w.lexeme) = ''
+    group by c.config
+    -- A question with accents that has but a few of them is in another language: 'do' and 'an' are words in Vietnamese.
+    having not (select q.has_accents from question q) or 4 * count(*) >= (select count(*) from word)
+  ), stop_word as materialized (
+    select w.* from word w where w.lexeme in (select unnest(s.stop_words) from spoken s)
+  ), own as (
+    -- The language that most of the stop words are of: what caused the war, in English and German, asks for war in English.
+    select case when count(*) = 1 then min(s.config) end as config
+    from spoken s where s.count = (select max(m.count) from spoken m)
+  )
+  select c.config, (select array_agg(p) from stop_word s, unnest(s.positions) p)
+  from unnest(text_search_configs) as c (config), own
+  where c.config is distinct from own.config and (select count(*) from stop_word) < (select count(*) from word)
+$sql$;
+comment on function rag._foreign_stop_words(text, text[]) is 'where in a question words stand that are stop words in some language, for each language in which they shall not be asked for; none where there are no other words';
 
 create or replace function rag._query_lexemes(query_text text, pipeline rag.pipelines)
   returns table (lexeme text, text_search_config text, occurrences integer, chunks bigint, idf real)
@@ -236,15 +393,19 @@ create or replace function rag._query_lexemes(query_text text, pipeline rag.pipe
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 #variable_conflict use_column
+declare
+  _configs constant text[] := rag._text_search_configs(pipeline);
 begin
   -- idf = ln(1 + (N − n + ½) / (n + ½)), as in Lucene: never negative.
   return query
     select u.lexeme, c.config, cardinality(u.positions), coalesce(l.chunks, 0),
            ln(1 + (greatest(coalesce(t.chunks, 0) - coalesce(l.chunks, 0), 0) + 0.5) / (coalesce(l.chunks, 0) + 0.5))::real
-    from unnest(rag._text_search_configs(pipeline)) as c (config)
+    from unnest(_configs) as c (config)
     cross join lateral unnest(rag._analyze(query_text, c.config, is_question => true)) u
+    left join rag._foreign_stop_words(query_text, _configs) s on s.text_search_config = c.config
     left join rag._lexemes t on t.pipeline_id = pipeline.pipeline_id and t.lexeme = '' and t.text_search_config = c.config
-    left join rag._lexemes l on l.pipeline_id = pipeline.pipeline_id and l.lexeme = u.lexeme and l.text_search_config = c.config;
+    left join rag._lexemes l on l.pipeline_id = pipeline.pipeline_id and l.lexeme = u.lexeme and l.text_search_config = c.config
+    where s.positions is null or not u.positions <@ s.positions;
 end
 $plpgsql$;
 comment on function rag._query_lexemes(text, rag.pipelines) is 'lexemes of a query in each language in use, how often each is in it, in how many chunks of the language it occurs, and its inverse document frequency there';

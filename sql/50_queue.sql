@@ -373,8 +373,8 @@ create or replace function rag._fingerprint(sha256 bytea, title text, language t
   set search_path = pg_catalog, pg_temp
 as $sql$
   select sha256(_fingerprint.sha256 || convert_to(json_build_array(
-    -- Raise the number when extraction or chunking changes what comes out of the same file.
-    1,
+    -- Raise the number when extraction, chunking or text analysis changes what comes out of the same file.
+    2,
     title, language, encode(m.sha256, 'hex'), pipeline.chunk_strategy, pipeline.chunk_size, pipeline.chunk_overlap,
     pipeline.chunk_unit, pipeline.embed_template, pipeline.text_search_config)::text, 'UTF8'))
   from rag.models m where m.name = pipeline.model
@@ -561,13 +561,15 @@ begin
   perform rag._retire_version(_job.source_id, _job.document_id, _job.pipeline_id);
 
   with incoming as materialized (
-    select i.*, decode(i.hash, 'hex') as content_hash
+    select i.*, t.tsv, decode(i.hash, 'hex') as content_hash
     from json_to_recordset(_store_document.chunks)
       as i (chunk_index integer, content text, char_count integer, token_count integer,
             page_number integer, section text, hash text, indexed_text text, embedding text)
+    -- Offset: evaluated once, though used more often.
+    cross join lateral (select rag._analyze(coalesce(i.indexed_text, i.content), _config) as tsv offset 0) t
   ), old as materialized (
     select c.chunk_index, c.content_hash, c.embedding, c.page_number, c.section, c.tags, c.tenant_id,
-           c.language, c.text_search_config
+           c.language, c.text_search_config, c.content_tsv
     from rag.document_chunks c
     where c.pipeline_id = _job.pipeline_id and c.source_id = _job.source_id and c.document_id = _job.document_id
   ), kept as materialized (
@@ -578,7 +580,8 @@ begin
               and o.page_number is not distinct from i.page_number and o.section is not distinct from i.section
     where o.tags is not distinct from _document.tags and o.tenant_id is not distinct from _document.tenant_id
       and o.language is not distinct from _language and o.text_search_config = _config
-      and i.embedding is null
+      -- Not so where it was analysed by a version before.
+      and o.content_tsv = i.tsv and i.embedding is null
   ), removed as (
     delete from rag.document_chunks c
      where c.pipeline_id = _job.pipeline_id and c.source_id = _job.source_id and c.document_id = _job.document_id
@@ -589,13 +592,11 @@ begin
       (pipeline_id, source_id, document_id, tenant_id, chunk_index, content, char_count, token_count,
        content_tsv, content_bm25, embedding, page_number, section, tags, language, text_search_config, content_hash)
     select _job.pipeline_id, _job.source_id, _job.document_id, _document.tenant_id,
-           i.chunk_index, i.content, i.char_count, i.token_count, t.tsv, rag._bm25_weights(t.tsv, _config, _average),
+           i.chunk_index, i.content, i.char_count, i.token_count, i.tsv, rag._bm25_weights(i.tsv, _config, _average),
            case when i.embedding is not null then rag._to_vector(i.embedding)
                 else (select o.embedding from old o where o.content_hash = i.content_hash limit 1) end,
            i.page_number, i.section, _document.tags, _language, _config, i.content_hash
     from incoming i
-    -- Offset: evaluated once, though used twice.
-    cross join lateral (select rag._analyze(coalesce(i.indexed_text, i.content), _config) as tsv offset 0) t
     where i.chunk_index not in (select k.chunk_index from kept k)
       -- Counted, so that they are gone before their chunk_index is taken again.
       and (select count(*) from removed) >= 0

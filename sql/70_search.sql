@@ -183,7 +183,9 @@ begin
       (3, options.source is not null, format('c.source_id = %s', (select s.source_id from rag.sources s where s.name = options.source))),
       (4, options.tags_filter is not null, case options.tags_match when 'any' then 'c.tags && ($1).tags_filter' else 'c.tags @> ($1).tags_filter' end),
       (5, options.language is not null, 'c.language = ($1).language'),
-      (6, condition is not null, 'c.content_tsv operator(rag.@@) $2'),
+      -- ~~ and a language: whose passages are let through, see rag._text_condition().
+      (6, condition is not null, case when strpos(condition::text, '''~~') = 0 then 'c.content_tsv operator(rag.@@) $2'
+                                      else '(c.content_tsv || array_to_tsvector(array[''~~'' || c.text_search_config])) operator(rag.@@) $2' end),
       (7, num_nonnulls(options.metadata_filter, options.changed_after, options.changed_before) > 0,
           'exists (select from rag.documents d where d.source_id = c.source_id and d.document_id = c.document_id'
           || case when options.metadata_filter is not null then ' and d.metadata @> ($1).metadata_filter' else '' end
@@ -643,23 +645,61 @@ create or replace function rag._html(content text) returns text
   language sql immutable
   set search_path = pg_catalog, pg_temp
 as $sql$
-  select replace(replace(replace(replace(content, '&', '&amp;'), '<', '&lt;'), '>', '&gt;'), '"', '&quot;')
+  select replace(replace(replace(replace(replace(content, '&', '&amp;'), '<', '&lt;'), '>', '&gt;'), '"', '&quot;'), '''', '&#39;')
 $sql$;
 comment on function rag._html(text) is 'a text as HTML that shows it';
 
-create or replace function rag._snippet(content text, query_text text, text_search_config text) returns text
+create or replace function rag._words_to_mark(content text, query_text text, text_search_config text) returns text[]
   language sql stable
   set search_path = pg_catalog, pg_temp
 as $sql$
-  -- Escaped before the marks are put in: a document must not bring markup of its own into a page.
-  select coalesce(
-    ts_headline(text_search_config::regconfig, rag._html(content),
-                (select rag._lexeme_query(array_agg(l))
-                 from unnest(tsvector_to_array(rag._analyze(query_text, text_search_config))
-                             || tsvector_to_array(to_tsvector(text_search_config::regconfig, query_text))) l),
-                'StartSel=<mark>, StopSel=</mark>, MaxFragments=2, MaxWords=30, MinWords=10, FragmentDelimiter=" … "'),
-    rag._html(left(content, 200)))
+  with asked as (
+    select l from unnest(tsvector_to_array(rag._analyze(query_text, text_search_config, is_question => true))) l
+  ), there as materialized (
+    select u.lexeme, u.positions from unnest(rag._analyze(content, text_search_config)) u
+  )
+  select array(
+    select a.l from asked a
+    union
+    -- What is found without its accents stands there with them.
+    select t.lexeme from there t join there f on f.positions && t.positions
+    where f.lexeme in (select a.l from asked a where starts_with(a.l, '~')) and not starts_with(t.lexeme, '~'))
 $sql$;
+comment on function rag._words_to_mark(text, text, text) is 'lexemes of a question, and those of a passage that they find without accents';
+
+create or replace function rag._snippet(content text, query_text text, text_search_config text) returns text
+  language plpgsql stable
+  set search_path = pg_catalog, pg_temp
+  set client_min_messages = 'warning'
+as $plpgsql$
+declare
+  -- Characters that no text needs: a document must not bring markup of its own into a page.
+  _gap     constant text := chr(1);
+  _begin   constant text := chr(2);
+  _end     constant text := chr(3);
+  _words   text[] := rag._words_to_mark(content, query_text, text_search_config);
+  _plain   constant text := translate(content, _gap || _begin || _end, '');
+  _text    text := _plain;
+  _letters text[];
+begin
+  if octet_length(_text) > length(_text) and getdatabaseencoding() = 'UTF8' then
+    _text := normalize(_text, NFC);
+    -- Of scripts without spaces the pairs of letters are words here, and what of the question stands together.
+    _letters := array(select distinct r[1] from regexp_matches(left(rag._normalized(query_text), 500), '[\u0e00-\u11ff\u1780-\u17ff\u3001-\U0003ffff]{2,}', 'g') r)
+             || array(select w from unnest(_words) w where w ~ '^[\u0e00-\u11ff\u1780-\u17ff\u3001-\U0003ffff]' limit 500);
+    if cardinality(_letters) > 0 then
+      _text := regexp_replace(_text, array_to_string(_letters, '|'), _gap || '\&' || _gap, 'g');
+      _words := _words || _letters;
+    end if;
+  end if;
+  -- The parser shall see neither tags nor entities.
+  _text := replace(replace(rag._divided(_text, _gap), '<', '<' || _gap), '&', '&' || _gap);
+  _text := ts_headline(text_search_config::regconfig, _text, rag._lexeme_query(_words),
+    format('StartSel=%s, StopSel=%s, MaxFragments=2, MaxWords=30, MinWords=10, FragmentDelimiter=" … "', _begin, _end));
+  _text := regexp_replace(replace(coalesce(_text, left(_plain, 200)), _gap, ''), _end || '([-/_@:.~]*)' || _begin, '\1', 'g');
+  return replace(replace(rag._html(_text), _begin, '<mark>'), _end, '</mark>');
+end
+$plpgsql$;
 comment on function rag._snippet(text, text, text) is 'HTML: the parts of a passage where words of the question are, these within <mark>';
 
 create or replace function rag._search_results(hits rag._search_hit[], query_text text, options rag._search_options, pipeline rag.pipelines)

@@ -206,7 +206,7 @@ def test_a_snippet_marks_the_words_and_escapes_the_rest(db, drain):
         "<mark>Honey</mark>" in snippet
         and "<mark>honeys</mark>" in snippet
         and "<script" not in snippet
-        and "<mark>-2024</mark>" in snippet
+        and "<mark>INV-2024-7</mark>" in snippet
     )
     assert value(db, "select snippet from rag.search_documents('honey')") is None
 
@@ -226,7 +226,7 @@ def test_a_snippet_marks_the_words_and_escapes_the_rest(db, drain):
         ('"make" -wasps', {1}),
         ('"', {1, 2, 3, 4, 5, 6}),
         ('"" honey', {1, 2, 3, 4, 5, 6}),
-        ('"the of"', {1, 2, 3, 4, 5, 6}),
+        ('"the of"', {1, 2, 5, 6}),
         ("-honey", {1, 2, 3, 4, 5, 6}),
         ("honey - nectar", {1, 2, 3, 4, 5, 6}),
         ("honey -5", {1, 2, 3, 4, 5, 6}),
