@@ -130,12 +130,11 @@ create or replace function rag._question_embedding(query_text text, mode text, m
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _plain constant text := (rag._parse_query(query_text)).plain;
+  -- As rag._search() cuts it.
+  _plain constant text := (rag._parse_query(left(query_text, 10000))).plain;
 begin
   if mode = 'text' or _plain !~ '\S' or model is null then
     return null;
-  elsif mode = 'semantic' then
-    return rag._embed_query(_plain, model);
   end if;
   return rag._embed_query(_plain, model);
 exception
@@ -166,7 +165,9 @@ as $sql$
                                    rag._column_type(s.relation, s.key_column))
                        else 'c.document_id' end), ' or '), 'false')
   from rag.sources s
-  where has_table_privilege(s.relation, 'select') or has_column_privilege(s.relation, s.key_column, 'select')
+  join pg_class r on r.oid = s.relation
+  where has_schema_privilege(r.relnamespace, 'usage')
+    and (has_table_privilege(s.relation, 'select') or has_column_privilege(s.relation, s.key_column, 'select'))
 $sql$;
 comment on function rag._readable_in_source() is 'condition on a chunk c: the caller can read its row in the source';
 
@@ -262,6 +263,12 @@ as $sql$
   select case when pipeline.quantization = 'binary' then coalesce((pipeline.index_options ->> 'oversampling')::integer, 8) else 1 end
 $sql$;
 comment on function rag._oversampling(rag.pipelines) is 'how many times as many chunks the vector index is asked for as are wanted';
+
+create or replace function rag._has_vector_index(pipeline rag.pipelines) returns boolean
+  language sql immutable
+  set search_path = pg_catalog, pg_temp
+as $sql$ select pipeline.index_method <> 'none' and not pipeline.index_deferred $sql$;
+comment on function rag._has_vector_index(rag.pipelines) is 'false for index_method none and while the index is deferred: then comparing all is faster, and exact';
 
 create or replace function rag._dense_candidates(
     from_sql text, query_embedding vector, options rag._search_options, condition tsquery, pipeline rag.pipelines,
@@ -360,6 +367,7 @@ declare
   _filter     constant text  := rag._search_filter(options, condition);
   _from       constant text  := format('rag.document_chunks c where c.pipeline_id = %s%s', pipeline.pipeline_id, _filter);
   _chunks     constant float := rag._estimated_chunks(pipeline);
+  _by_index   constant boolean := wanted <= 10000 and rag._has_vector_index(pipeline);
   -- Chunks whose BM25 is computed: 96 % of the exact top 10 and more, see docs/search.md.
   _text_bound float;
   _matching   float;
@@ -385,8 +393,8 @@ begin
 
   if query_embedding is not null then
     -- The index gives up at hnsw.max_scan_tuples; a filter it is blind to can hide the rest.
-    _dense := rag._dense_candidates(_from, query_embedding, options, condition, pipeline, wanted, wanted <= 10000);
-    if cardinality(_dense) < wanted and wanted <= 10000 then
+    _dense := rag._dense_candidates(_from, query_embedding, options, condition, pipeline, wanted, _by_index);
+    if cardinality(_dense) < wanted and _by_index then
       _dense := rag._dense_candidates(_from, query_embedding, options, condition, pipeline, wanted, false);
     end if;
   end if;
@@ -608,36 +616,54 @@ comment on function rag._reranked(rag._search_hit[], text, rag._search_options, 
 -- Results
 ------------------------------------------------------------------------------------------------
 
-create or replace function rag._join_chunks(parts text[]) returns text
-  language plpgsql immutable
+create or replace function rag._overlap(before text, after text, most integer) returns integer
+  language plpgsql immutable strict
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _joined text := parts[1];
-  _part   text;
-  _common integer;
+  _end    text    := right(before, most);
+  _common text;
+  _place  integer := 1;
 begin
-  foreach _part in array parts[2:] loop
-    select max(n) into _common
-    from generate_series(1, least(length(_joined), length(_part), 1000)) n
-    where right(_joined, n) = left(_part, n);
-    _joined := _joined || case when _common is null then e'\n' else '' end || substr(_part, coalesce(_common, 0) + 1);
+  -- Text that comes twice is better than text that is missing: what could stand there by chance does
+  -- not count, as one word could, or the end of a word that the next begins with.
+  loop
+    _place := strpos(_end, left(after, 2));
+    if _place = 0 or _end = '' then
+      return 0;
+    end if;
+    _common := substr(_end, _place);
+    exit when starts_with(after, _common) and length(_common) < least(length(before), length(after))
+              and (length(_common) >= 20
+                   or btrim(_common) ~ '\s'
+                      and right(left(before, -length(_common)), 1) || left(_common, 1) !~ '[[:alnum:]]{2}'
+                      and right(_common, 1) || substr(after, length(_common) + 1, 1) !~ '[[:alnum:]]{2}');
+    _end := substr(_end, _place + 1);
   end loop;
-  return _joined;
+  return length(_common);
 end
 $plpgsql$;
-comment on function rag._join_chunks(text[]) is 'neighbouring chunks as one text, what they share only once';
+comment on function rag._overlap(text, text, integer) is 'how many characters, up to so many, the second text repeats of the end of the first; 0 where that could be chance';
 
-create or replace function rag._context(pipeline_id integer, source_id integer, document_id bigint, chunk_index integer, neighbours integer) returns text
+create or replace function rag._context(pipeline rag.pipelines, source_id integer, document_id bigint, chunk_index integer, neighbours integer) returns text
   language sql stable
   set search_path = pg_catalog, pg_temp
 as $sql$
-  select rag._join_chunks(array_agg(c.content order by c.chunk_index))
-  from rag.document_chunks c
-  where c.pipeline_id = _context.pipeline_id and c.source_id = _context.source_id and c.document_id = _context.document_id
-    and c.chunk_index between _context.chunk_index - neighbours and _context.chunk_index + neighbours
+  with neighbour as (
+    select c.chunk_index, c.content, lag(c.content) over w as before,
+           -- Only fixed repeats anything over headings and pages. A token has hardly more than 16 characters.
+           case when pipeline.chunk_strategy = 'fixed' or (c.section, c.page_number) is not distinct from (lag(c.section) over w, lag(c.page_number) over w)
+                then pipeline.chunk_overlap * case pipeline.chunk_unit when 'tokens' then 16 else 1 end else 0 end as most
+    from rag.document_chunks c
+    where c.pipeline_id = pipeline.pipeline_id and c.source_id = _context.source_id and c.document_id = _context.document_id
+      and c.chunk_index between _context.chunk_index - neighbours and _context.chunk_index + neighbours
+    window w as (order by c.chunk_index)
+  )
+  select string_agg(case when n.before is null then n.content when o.overlap > 0 then substr(n.content, o.overlap + 1) else e'\n' || n.content end,
+                    '' order by n.chunk_index)
+  from neighbour n cross join lateral rag._overlap(n.before, n.content, n.most) o (overlap)
 $sql$;
-comment on function rag._context(integer, integer, bigint, integer, integer) is 'a chunk with so many before and after it, of the same document';
+comment on function rag._context(rag.pipelines, integer, bigint, integer, integer) is 'a chunk with so many before and after it, of the same document, what they share only once';
 
 create or replace function rag._html(content text) returns text
   language sql immutable
@@ -673,7 +699,7 @@ begin
            s.name, d.source_key, d.file_path, coalesce(d.title, d.extracted ->> 'title'), c.section, c.tags, d.metadata,
            c.language, h.semantic_place, h.text_place, h.rerank_score,
            case when options.context_chunks > 0
-                then rag._context(c.pipeline_id, c.source_id, c.document_id, c.chunk_index, options.context_chunks) end,
+                then rag._context(pipeline, c.source_id, c.document_id, c.chunk_index, options.context_chunks) end,
            case when options.highlight then rag._snippet(c.content, query_text, c.text_search_config) end
     from unnest(hits) with ordinality as h
          (chunk_id, similarity, bm25, semantic_place, text_place, score, rerank_score, place)
@@ -708,7 +734,8 @@ begin
     return;
   end if;
   -- By the model of the very pipeline that is searched.
-  query_embedding := coalesce(query_embedding, rag._question_embedding(query_text, options.mode, _pipeline.model));
+  query_embedding := case when options.mode <> 'text'
+                          then coalesce(query_embedding, rag._question_embedding(query_text, options.mode, _pipeline.model)) end;
   if options.rerank is not null then
     -- What it may bring up: a cross-encoder reads each with the question, which takes its time.
     options.match_count := greatest(_count, 50);

@@ -97,7 +97,7 @@ begin
   for _query in execute format('select c.chunk_id, c.embedding from %s order by random() limit %s', _from, ann_recall.sample) loop
     _started  := clock_timestamp();
     -- As many as a search asks for, and one more: a passage is its own nearest, which proves nothing.
-    _by_index := array_remove(rag._dense_candidates(_from, _query.embedding, _options, null, _pipeline, greatest(ann_recall.k + 1, 100), true), _query.chunk_id);
+    _by_index := array_remove(rag._dense_candidates(_from, _query.embedding, _options, null, _pipeline, greatest(ann_recall.k + 1, 100), rag._has_vector_index(_pipeline)), _query.chunk_id);
     _index_ms := _index_ms || (extract(epoch from clock_timestamp() - _started) * 1000)::float;
     _started  := clock_timestamp();
     _exact    := array_remove(rag._dense_candidates(_from, _query.embedding, _options, null, _pipeline, ann_recall.k + 1, false), _query.chunk_id);

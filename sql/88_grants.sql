@@ -12,8 +12,8 @@ as $sql$
   from unnest(array[
     'search_documents', 'find_documents', 'embed', 'current_tenant',
     '_active_pipeline', '_analyze', '_automatic_weight', '_candidates', '_checked_embedding', '_checked_options', '_codes', '_column_type',
-    '_context', '_dense_candidates', '_embed_query', '_estimated_chunks', '_estimated_rows', '_exact_candidates', '_fuse', '_html', '_in_any_language', '_indexed_vector',
-    '_join_chunks', '_language_code', '_lexeme_index', '_lexeme_query', '_matches', '_oversampling', '_parsable', '_parse_query', '_partition', '_query_lexemes',
+    '_context', '_dense_candidates', '_embed_query', '_estimated_chunks', '_estimated_rows', '_exact_candidates', '_fuse', '_has_vector_index', '_html', '_in_any_language', '_indexed_vector',
+    '_language_code', '_lexeme_index', '_lexeme_query', '_matches', '_oversampling', '_overlap', '_parsable', '_parse_query', '_partition', '_query_lexemes',
     '_query_weights', '_question_embedding', '_rarest_lexemes', '_readable_in_source', '_rerank_scores', '_reranked', '_search', '_search_again',
     '_search_by_document', '_search_filter', '_search_hits', '_search_results', '_searched_pipeline', '_set_index_effort', '_snippet',
     '_text_candidates', '_text_condition', '_text_search_configs', '_vector_schema', '_without_accents']) f

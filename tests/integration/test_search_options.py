@@ -109,6 +109,12 @@ def test_modes_use_the_legs_they_name(library):
     )
 
 
+@pytest.mark.parametrize("arguments", ["mode => 'text'", "semantic_weight => 0"])
+def test_words_alone_rank_where_that_is_asked_for_and_an_embedding_is_given(library, arguments):
+    hits = "select document_id, similarity_score from rag.search_documents(rag.embed('Wasps make paper nests'), 'honey', "
+    assert set(rows(library, f"{hits}{arguments})")) == {(1, None), (5, None)}
+
+
 def test_text_mode_needs_no_model(library):
     library.execute("update rag.models set location = '/nowhere'")
     notices = []
@@ -190,6 +196,63 @@ def test_context_is_the_passage_with_its_neighbours_and_no_repetition(book):
         assert content in context and all(n in context for (n,) in neighbours)
         assert len(context) <= sum(len(n) for (n,) in neighbours) + 2
     assert rows(book, "select distinct context from rag.search_documents('honey bee')") == [(None,)]
+
+
+@pytest.fixture
+def neighbours(db, drain):
+    """Stores passages of one document as they are given: what is looked at is how they are joined."""
+    db.execute("create table papers (id integer primary key, body text)")
+    db.execute("select rag.attach_source('papers', content_column => 'body')")
+    db.execute("insert into papers values (1, 'honey')")
+    drain()
+
+    def neighbours(*passages, sections=None):
+        db.execute("delete from rag.document_chunks")
+        for index, content in enumerate(passages):
+            db.execute(
+                """insert into rag.document_chunks (pipeline_id, source_id, document_id, chunk_index, content, char_count, token_count,
+                                                    content_tsv, content_bm25, embedding, content_hash, section)
+                   select 1, 1, 1, %s, %s, 1, 3, '', rag._bm25_weights('', 'simple', 40), rag.embed('honey'), '', %s""",
+                [index, content, sections[index] if sections else None],
+            )
+        return value(
+            db,
+            "select context from rag.search_documents('honey', match_count => 1, context_chunks => 100)",
+        )
+
+    return neighbours
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "joined"),
+    [
+        ("See valve", "electric motor", "See valve\nelectric motor"),
+        ("The total was 12", "2 Results", "The total was 12\n2 Results"),
+        ("as shown in Results", "Results of the test", "as shown in Results\nResults of the test"),
+        ("This page is blank", "This page is blank", "This page is blank\nThis page is blank"),
+        ("open the main valve", "the main valve and wait", "open the main valve and wait"),
+        ("開啟主閥然後等待壓力降到零點五巴之後再慢慢打開", "閥然後等待壓力降到零點五巴之後再慢慢打開第二個閥", "開啟主閥然後等待壓力降到零點五巴之後再慢慢打開第二個閥"),
+        ("x" * 60 + " the end", "x" * 20 + " the end of it", "x" * 60 + " the end of it"),
+    ],
+)  # fmt: skip
+def test_context_leaves_out_only_what_is_surely_repeated(neighbours, before, after, joined):
+    assert neighbours(before, after) == joined
+
+
+def test_context_loses_nothing_where_another_section_begins_or_nothing_overlaps(db, neighbours):
+    passages = ("They eat honey and wax", "honey and wax are sold here")
+    assert neighbours(*passages, sections=["A", "B"]) == "\n".join(passages)
+    assert neighbours(*passages) == "They eat honey and wax are sold here"
+    db.execute("update rag.pipelines set chunk_strategy = 'fixed'")
+    assert neighbours(*passages, sections=["A", "B"]) == "They eat honey and wax are sold here"
+    db.execute("update rag.pipelines set chunk_overlap = 0")
+    assert neighbours(*passages) == "\n".join(passages)
+
+
+def test_context_of_many_long_passages_takes_no_more_time_than_reading_them(neighbours, db):
+    passages = ["honey and wax " * 300 + str(n) for n in range(201)]
+    db.execute("set statement_timeout = '3s'")
+    assert neighbours(*passages).count("\n") == 100
 
 
 def test_a_snippet_marks_the_words_and_escapes_the_rest(db, drain):
@@ -331,6 +394,11 @@ def test_the_callers_row_security_on_the_source_is_honoured_where_asked_for(libr
     library.execute(f"grant select on library to {reader}")
     assert set(found(session, "'honey', check_source => true")) == {1, 2}
     assert len(found(session, "'honey'")) == 6
+    library.execute("create schema closed")
+    library.execute("create table closed.notes (id integer primary key, body text)")
+    library.execute("select rag.attach_source('closed.notes', content_column => 'body')")
+    library.execute(f"grant select on closed.notes to {reader}")
+    assert set(found(session, "'honey', check_source => true")) == {1, 2}
     library.execute(f"drop owned by {reader}")
 
 
