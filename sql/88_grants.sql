@@ -11,7 +11,7 @@ as $sql$
   select 'search', 'routine', f, 'execute', null
   from unnest(array[
     'search_documents', 'find_documents', 'embed', 'current_tenant',
-    '_active_pipeline', '_analyze', '_automatic_weight', '_candidates', '_checked_embedding', '_checked_options', '_codes', '_column_type',
+    '_active_pipeline', '_analyze', '_asks_for_code', '_automatic_weight', '_candidates', '_checked_embedding', '_checked_options', '_codes', '_column_type',
     '_context', '_dense_candidates', '_embed_query', '_estimated_chunks', '_estimated_rows', '_exact_candidates', '_fuse', '_has_vector_index', '_html', '_in_any_language', '_indexed_vector',
     '_language_code', '_lexeme_index', '_lexeme_query', '_matches', '_oversampling', '_overlap', '_parsable', '_parse_query', '_partition', '_query_lexemes',
     '_query_weights', '_question_embedding', '_rarest_lexemes', '_readable_in_source', '_rerank_scores', '_reranked', '_search', '_search_again',

@@ -128,7 +128,14 @@ def test_reciprocal_rank_fusion_is_the_published_formula(library):
         library,
         "select hybrid_score, semantic_place, text_place from rag.search_documents('honey invoice', fusion => 'rrf')",
     ):
-        assert score == pytest.approx(1 / (60 + semantic) + (1 / (60 + text) if text else 0))
+        assert score == pytest.approx(30.5 / (60 + semantic) + (30.5 / (60 + text) if text else 0))
+
+
+def test_a_least_score_means_the_same_by_reciprocal_ranks(library):
+    hits = "'honey', fusion => 'rrf', mode => %s, min_score => 0.99"
+    assert found(library, hits, "semantic") == found(library, "'honey', 1, mode => 'semantic'")
+    assert set(found(library, hits.replace("0.99", "0.9"), "hybrid")) <= {1, 5}
+    assert found(library, "'nectar of flowers', fusion => 'rrf', min_score => 0.99") == [1]
 
 
 def test_a_least_score_cuts_off(library):
@@ -140,6 +147,28 @@ def test_a_least_score_cuts_off(library):
     ]
     assert scores and min(scores) >= 0.5
     assert found(library, "'honey', min_score => 2") == []
+
+
+def test_a_least_score_ends_the_search_for_more_documents(book):
+    """All that a long document leaves out is looked for only as long as it could score enough."""
+    book.execute("load 'auto_explain'")
+    plans = []
+    book.add_notice_handler(lambda n: plans.append(n.message_primary))
+    book.execute("set auto_explain.log_min_duration = 0")
+    book.execute("set auto_explain.log_nested_statements = on")
+    book.execute("set client_min_messages = log")
+    rounds = {}
+    for least in (0.0, 0.95):
+        plans.clear()
+        book.execute("select from rag.find_documents('honey bee', min_score => %s)", [least])
+        rounds[least] = sum("with candidate as" in p for p in plans)
+    assert rounds[0.95] == 1 < rounds[0.0]
+
+
+def test_a_least_score_hides_no_document_behind_a_long_one(book):
+    everything = "select document_id from rag.find_documents('honey bee') where score >= 0.3"
+    least = "select document_id from rag.find_documents('honey bee', min_score => 0.3)"
+    assert sorted(rows(book, least)) == sorted(rows(book, everything)) != []
 
 
 def test_places_are_ranks_in_each_leg(library):
@@ -319,6 +348,30 @@ def test_exact_codes_numbers_and_addresses_are_found(library, question, answer):
 @pytest.mark.parametrize(
     ("question", "answer"),
     [
+        ("CVE-2024-12345", 1), ("what is cve-2024-12345?", 1), ("v2.3.1", 2), ("10.0.0.1", 3),
+        ("what is CVE-2024-99999?", 4), ("the flaw of 2024", 4),
+    ],
+)  # fmt: skip
+def test_an_exact_code_is_first_whatever_vectors_say(db, drain, question, answer):
+    """Passages that have it lie far from the question, one without a common word lies on it."""
+    db.execute("create table notes (id integer primary key, body text)")
+    db.execute("select rag.attach_source('notes', content_column => 'body')")
+    codes = ("CVE-2024-12345 lets one write files.", "v2.3.1 reads archives.", "10.0.0.1 answers.")
+    for number, body in enumerate((*codes, "Nothing in common."), start=1):
+        db.execute("insert into notes values (%s, %s)", [number, body])
+    db.execute("insert into notes select n, 'Cooking for ' || n from generate_series(20, 90) n")
+    drain()
+    db.execute("update rag.document_chunks set embedding = rag.embed('soup') where document_id < 4")
+    db.execute(
+        "update rag.document_chunks set embedding = rag.embed(%s) where document_id = 4", [question]
+    )
+    assert found(db, "%s", question)[0] == answer
+    assert found(db, "%s, semantic_weight => 0.8", question)[0] == 4
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
         ("kebun bunga", 3),
         ("membuat", 3),
         ("buat", 3),
@@ -423,6 +476,10 @@ def test_the_callers_row_security_on_the_source_is_honoured_where_asked_for(libr
         ("context_chunks => 101", psycopg.errors.InvalidParameterValue, "context"),
         ("source => 'nowhere'", psycopg.errors.UndefinedObject, "rag.sources"),
         ("pipeline => 'nowhere'", psycopg.errors.UndefinedObject, "rag.pipelines"),
+        ("document_filter => array_fill(1::bigint, '{100001}')", psycopg.errors.ProgramLimitExceeded, "tenant_filter"),
+        ("tags_filter => array_fill('x'::text, '{1001}')", psycopg.errors.ProgramLimitExceeded, "one of its own"),
+        ("tags_filter => array[repeat('x', 1100000)]", psycopg.errors.ProgramLimitExceeded, "one of its own"),
+        ("metadata_filter => jsonb_build_object('x', repeat('x', 1100000))", psycopg.errors.ProgramLimitExceeded, "department"),
         ("rerank => 'nowhere'", psycopg.errors.UndefinedObject, "kind = 'reranker'"),
         ("rerank => 'all-MiniLM-L6-v2'", psycopg.errors.UndefinedObject, "kind = 'reranker'"),
     ],
@@ -442,6 +499,38 @@ def test_arguments_that_make_no_sense_are_refused_with_a_hint(
         library.execute(f"select from rag.{form}, {arguments})")
     if hint:
         assert hint in caught.value.diag.message_hint
+
+
+def test_the_largest_filters_are_answered(library):
+    largest = "document_filter => array(select n from generate_series(1, 100000) n)"
+    assert len(found(library, f"'honey', {largest}")) == 6
+    assert (
+        found(
+            library,
+            "'honey', tags_filter => array(select 'x' || n from generate_series(1, 1000) n)",
+        )
+        == []
+    )
+
+
+@pytest.mark.parametrize("setting", ["off", "on"])
+def test_the_sessions_rules_for_literals_change_no_answer(library, setting):
+    library.execute(f"set standard_conforming_strings = {setting}")
+    notices = []
+    library.add_notice_handler(lambda n: notices.append(n.message_primary))
+    assert len(found(library, "'honey'")) == 6
+    assert found(library, """'INV-2024-0816 O''Neil -honey', mode => 'text'""") == [6]
+    assert found(library, """'"make honey"', language => 'en'""") == [1]
+    assert rows(library, "select document_id from rag.find_documents('nectar')")[0] == (1,)
+    assert (
+        value(
+            library,
+            "select count(*) from rag.search_documents('honey', highlight => true) where snippet ~ 'mark'",
+        )
+        == 6 - 4
+    )
+    assert notices == []
+    assert value(library, "show standard_conforming_strings") == setting
 
 
 def test_all_forms_take_the_same_options(db):
