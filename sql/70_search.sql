@@ -625,7 +625,8 @@ $python$;
 comment on function rag._rerank(text, text[], text) is 'score of each passage for a question, by a reranker';
 
 create or replace function rag._rerank_scores(query_text text, passages text[], model text) returns float[]
-  language plpgsql stable strict parallel restricted
+  -- Not for a parallel plan, in which no exception can be handled.
+  language plpgsql stable strict
   -- SECURITY DEFINER: a searching role calls Python only with the name of a reranker that exists.
   security definer
   set search_path = pg_catalog, pg_temp
@@ -636,9 +637,15 @@ begin
     raise exception 'there is no reranker "%"', _rerank_scores.model using errcode = 'undefined_object';
   end if;
   return rag._rerank(query_text, passages, model);
+exception
+  when external_routine_exception then
+    raise exception 'reranker "%" cannot be used', model
+      using errcode = 'external_routine_exception',
+            detail  = regexp_replace(sqlerrm, '^[A-Za-z_.]+: ', ''),
+            hint    = 'Its folder, location in rag.models, must hold model.onnx and tokenizer.json, which the server''s account can read, and the model give one score a passage. To search without it, leave rerank out.';
 end
 $plpgsql$;
-comment on function rag._rerank_scores(text, text[], text) is 'rag._rerank() for roles that may search; raises 42704 for a model that is no reranker';
+comment on function rag._rerank_scores(text, text[], text) is 'rag._rerank() for roles that may search; raises 42704 for a model that is no reranker, 38000 for one that cannot be used';
 
 create or replace function rag._reranked(hits rag._search_hit[], query_text text, options rag._search_options, pipeline rag.pipelines)
   returns rag._search_hit[]
