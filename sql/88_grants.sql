@@ -60,7 +60,7 @@ as $sql$
   select 'admin', 'routine', f, 'execute', null
   from unnest(array['set', 'attach_source', 'detach_source', 'enqueue_existing', 'create_pipeline', 'activate_pipeline', 'resume_pipeline',
                     'drop_pipeline', 'set_ocr', 'defer_index', 'build_index', 'set_tenant_role', 'enable_tenant_isolation', 'disable_tenant_isolation', 'evaluate', 'ann_recall',
-                    '_dcg', '_require_column']) f
+                    '_check_judgements', '_column_type', '_dcg', '_require_column']) f
 $sql$;
 comment on function rag._privileges() is 'what each level may do: the one table behind rag.grant_usage(); admin may do what the other levels may, too';
 
