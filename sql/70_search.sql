@@ -544,6 +544,7 @@ begin
                     + (1 - w.semantic) * coalesce(case when count(p.text_place) >= $5 then min(p.bm25) filter (where p.text_place <= $5) end / nullif(w.bm25_in_context, 0), 0)
              end as score
       from placed p cross join weight w
+      where ($4).min_score is not null
       group by w.semantic, w.similarity_in_context, w.bm25_in_context
     )
     select array(
@@ -556,7 +557,7 @@ begin
   into hits, most_unseen using candidates, query_embedding, weights, options, wanted;
 end
 $plpgsql$;
-comment on function rag._fuse(bigint[], vector, text, rag._search_options, rag.pipelines, integer) is 'the candidates, scored exactly in both legs, by their fused score; and what a passage that is none of these could score at most, where so many of each leg were wanted';
+comment on function rag._fuse(bigint[], vector, text, rag._search_options, rag.pipelines, integer) is 'the candidates, scored exactly in both legs, by their fused score; and, where there is a min_score, what a passage that is none of these could score at most, if so many of each leg were wanted';
 
 create or replace function rag._set_index_effort(pipeline rag.pipelines, wanted integer) returns void
   language sql
