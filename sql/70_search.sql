@@ -465,7 +465,8 @@ begin
     return false;
   end if;
   -- Either there is no word of letters alone, as in 10.0.0.1 or v2.3.1, or a code is somewhere as a whole.
-  return query_text !~ '(^|\s)[^\d\s]*[[:alpha:]][^\d\s]*(\s|$)'
+  -- In scripts without spaces a word can be a sentence.
+  return (octet_length(query_text) = length(query_text) and query_text !~ '(^|\s)[^\d\s]*[[:alpha:]][^\d\s]*(\s|$)')
       or (cardinality(rag._codes(query_text)) > 0
           and exists (select from rag._query_lexemes(query_text, pipeline) l where l.chunks > 0 and l.lexeme = any (rag._codes(query_text))));
 end
