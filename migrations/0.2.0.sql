@@ -12,5 +12,12 @@ from (values
     ('spanish', 'es'), ('swedish', 'sv'), ('tamil', 'ta'), ('thai', 'th'), ('turkish', 'tr'), ('vietnamese', 'vi'), ('yiddish', 'yi')) l (name, code)
 where c.language = l.name;
 
--- Replaced by functions with other arguments or results.
+-- Functions that have other arguments or results now, or none of the name any more. "if exists": at
+-- install there is nothing yet.
 drop function if exists rag._in_any_language(text, text[]);
+drop function if exists rag._join_chunks(text[]);
+drop function if exists rag._context(integer, integer, bigint, integer, integer);
+drop function if exists rag._fuse(bigint[], vector, text, rag._search_options, rag.pipelines);
+drop function if exists rag.evaluate(regclass, regclass, integer, text[], text[]);
+
+comment on column rag.search_result.hybrid_score is 'what ranks: both scores fused, the best of the search up to 1';

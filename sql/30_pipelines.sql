@@ -56,6 +56,42 @@ create or replace function rag._vector_index(pipeline_id integer) returns text
 as $sql$ select rag._partition(pipeline_id) || '_embedding_idx' $sql$;
 comment on function rag._vector_index(integer) is 'name of a pipeline''s vector index';
 
+create or replace function rag._check_index(pipeline rag.pipelines) returns void
+  language plpgsql immutable
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _fault text;
+begin
+  _fault := case
+    when pipeline.index_method not in ('hnsw', 'ivfflat', 'none') then format('there is no index method %s', quote_ident(pipeline.index_method))
+    when pipeline.quantization not in ('none', 'half', 'binary') then format('there is no quantization %s', quote_ident(pipeline.quantization))
+    when jsonb_typeof(pipeline.index_options) <> 'object' then 'index_options is no JSON object'
+    else (
+      select case when k.option is null then format('%s is no index option of %s', quote_ident(left(o.key, 40)), pipeline.index_method)
+                  else format('%s is a whole number from %s to %s, not %s', k.option, k.least, k.most, left(o.value::text, 40)) end
+      from jsonb_each(pipeline.index_options) o
+      -- As pgvector has them.
+      left join (values ('m', 'hnsw', 2, 100), ('ef_construction', 'hnsw', 4, 1000), ('ef_search', 'hnsw', 1, 1000),
+                        ('lists', 'ivfflat', 1, 32768), ('probes', 'ivfflat', 1, 32768), ('oversampling', pipeline.index_method, 1, 1000))
+                as k (option, method, least, most) on k.option = o.key and k.method = pipeline.index_method
+      where k.option is null or o.value::text !~ '^[0-9]{1,5}$' or o.value::text::integer not between k.least and k.most
+      order by o.key limit 1)
+  end;
+  if _fault is null and pipeline.index_method = 'hnsw'
+     and coalesce((pipeline.index_options ->> 'ef_construction')::integer, 64) < 2 * coalesce((pipeline.index_options ->> 'm')::integer, 16) then
+    _fault := format('ef_construction is at least twice m, so %s or more, not %s', 2 * coalesce((pipeline.index_options ->> 'm')::integer, 16),
+                     coalesce(pipeline.index_options ->> 'ef_construction', '64, which it is where it is left out'));
+  end if;
+  if _fault is not null then
+    raise exception '%', _fault
+      using errcode = 'invalid_parameter_value',
+            hint    = 'What each can be is said by: \d+ rag.pipelines; for example: index_method => ''hnsw'', index_options => ''{"m": 24, "ef_construction": 100}''.';
+  end if;
+end
+$plpgsql$;
+comment on function rag._check_index(rag.pipelines) is 'raises 22023 for an index method, quantization or index options that cannot be, or with which no search could work';
+
 create or replace function rag._create_vector_index(pipeline_id integer) returns void
   language plpgsql
   set search_path = pg_catalog, pg_temp
@@ -241,6 +277,7 @@ begin
       using errcode = 'invalid_parameter_value',
             hint    = 'What each parameter can be is said by: \d+ rag.pipelines';
   end;
+  perform rag._check_index(_pipeline);
   perform rag._ensure_partition(_pipeline.pipeline_id);
   insert into rag._pipeline_fill (pipeline_id) values (_pipeline.pipeline_id);
   return _pipeline;

@@ -15,24 +15,11 @@ as $plpgsql$
 declare
   _pipeline rag.pipelines := rag._searched_pipeline(name);
   _method   constant text := coalesce(_pipeline_with_index.index_method, _pipeline.index_method);
-  _known    constant text[] := case _method when 'hnsw' then '{m,ef_construction,ef_search,oversampling}' else '{lists,probes,oversampling}' end;
-  _fault    text;
 begin
   _pipeline.index_options := coalesce(_pipeline_with_index.index_options, case when _method = _pipeline.index_method then _pipeline.index_options else '{}' end);
   _pipeline.index_method := _method;
   _pipeline.quantization := coalesce(_pipeline_with_index.quantization, _pipeline.quantization);
-  _fault := case
-    when _method not in ('hnsw', 'ivfflat', 'none') then format('there is no index method %s', quote_ident(_method))
-    when _pipeline.quantization not in ('none', 'half', 'binary') then format('there is no quantization %s', quote_ident(_pipeline.quantization))
-    when jsonb_typeof(_pipeline.index_options) <> 'object' then 'index_options is no JSON object'
-    else (select format('%s is no index option of %s, or not a number', quote_ident(o.key), _method)
-          from jsonb_each(_pipeline.index_options) o where o.key <> all (_known) or jsonb_typeof(o.value) <> 'number' limit 1)
-  end;
-  if _fault is not null then
-    raise exception '%', _fault
-      using errcode = 'invalid_parameter_value',
-            hint    = 'What each can be is said by: \d+ rag.pipelines; for example: call rag.rebuild_index(index_method => ''hnsw'', index_options => ''{"m": 24}'');';
-  end if;
+  perform rag._check_index(_pipeline);
   return _pipeline;
 end
 $plpgsql$;
@@ -48,6 +35,7 @@ create or replace function rag._rebuild_step(
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
+  _stored    constant rag.pipelines := rag._searched_pipeline(pipeline);
   _pipeline  constant rag.pipelines := rag._pipeline_with_index(pipeline, index_method, index_options, quantization);
   _index     constant text := rag._vector_index(_pipeline.pipeline_id);
   -- What it is made of is in its name: one left by a call that wanted another is not taken for ours.
@@ -63,6 +51,14 @@ begin
     raise exception 'pipeline "%" has no chunks yet', _pipeline.name
       using errcode = 'object_not_in_prerequisite_state',
             hint    = 'Attach a source first: select rag.attach_source(…);';
+  end if;
+  -- What only searches read, the index need not be made anew for.
+  if _stored.index_options <> _pipeline.index_options and 'none' not in (_stored.index_method, _pipeline.index_method)
+     and rag._index_statement(_stored, _index) = rag._index_statement(_pipeline, _index)
+     and exists (select from pg_index i where i.indexrelid = to_regclass(format('rag.%I', _index)) and i.indisvalid) then
+    update rag.pipelines p set index_options = _pipeline.index_options where p.pipeline_id = _pipeline.pipeline_id;
+    done := true;
+    return;
   end if;
   if _pipeline.index_method <> 'none' then
     _new := format('%s_%s', _index, left(md5(rag._index_statement(_pipeline, _index)), 8));
@@ -165,15 +161,42 @@ end
 $plpgsql$;
 comment on function rag._rebuild_failure() is 'what pg_cron says of the job that makes an index, where it failed or is gone';
 
+create or replace procedure rag._require_no_transaction(name text)
+  language plpython3u
+as $python$
+@boot@
+from ragstone.maintenance import require_no_transaction
+require_no_transaction(plpy, name)
+$python$;
+comment on procedure rag._require_no_transaction(text) is 'raises 25001 inside a transaction block, in the name of a procedure';
+
 create or replace procedure rag.rebuild_index(
     pipeline      text  default null,
     index_method  text  default null,
     index_options jsonb default null,
     quantization  text  default null)
-  language plpython3u
-as $python$
-@boot@
-from ragstone.maintenance import rebuild_index
-rebuild_index(plpy, pipeline, index_method, index_options, quantization)
-$python$;
-comment on procedure rag.rebuild_index(text, text, jsonb, text) is 'makes the vector index of a pipeline (by default the active one) anew, with other parameters where they are given, beside the one in use, and puts it in its place; documents change and searches go on meanwhile. It waits for pg_cron to begin, up to a minute, and until the index is made; cancelled, the same call goes on from there. It commits as it goes, so it cannot run inside a transaction block. Raises 42704 for an unknown pipeline, 22023 for parameters that cannot be, 55000 where pg_cron does not run in this database, with what to type instead';
+  -- Every name is qualified: a procedure with a search path of its own cannot commit.
+  language plpgsql
+as $plpgsql$
+declare
+  _step  record;
+  _begun bool := false;
+begin
+  call rag._require_no_transaction('rag.rebuild_index()');
+  loop
+    select * into _step
+    from rag._rebuild_step(rebuild_index.pipeline, rebuild_index.index_method, rebuild_index.index_options, rebuild_index.quantization, _begun);
+    commit;
+    exit when _step.done;
+    if _step.notice is not null then
+      raise exception 'the index was not made: %', _step.notice
+        using errcode = 'object_not_in_prerequisite_state',
+              hint    = 'The one before is in use as it was. Where the reason is gone, call again.';
+    end if;
+    _begun := _step.begun;
+    perform pg_catalog.pg_sleep(0.5);
+    commit;
+  end loop;
+end
+$plpgsql$;
+comment on procedure rag.rebuild_index(text, text, jsonb, text) is 'makes the vector index of a pipeline (by default the active one) anew, with other parameters where they are given, beside the one in use, and puts it in its place; documents change and searches go on meanwhile. Where only options of searches are others (ef_search, probes, oversampling), these are kept and the index stays. It waits for pg_cron to begin, up to a minute, and until the index is made; cancelled, the same call goes on from there. It commits as it goes, so it cannot run inside a transaction block. Raises 42704 for an unknown pipeline, 22023 for parameters that cannot be, 55000 where pg_cron does not run in this database, with what to type instead';

@@ -46,6 +46,18 @@ begin
     (options.match_count is null or options.match_count not between 1 and 10000,
      'invalid_parameter_value', format('match_count is from 1 to 10000, not %s', coalesce(options.match_count::text, 'null')),
      'Leave it out for 10, or type: match_count => 20.'),
+    -- What a filter names is copied, planned with and compared a few times over, in steps that heed no cancel.
+    (cardinality(options.document_filter) > 100000,
+     'program_limit_exceeded', format('document_filter names %s documents, at most 100000', cardinality(options.document_filter)),
+     'Filter by what they have in common (source, tenant_filter, tags_filter, metadata_filter), or join the result with a table of them.'),
+    -- The size first as it lies there, which may be compressed, as that costs nothing.
+    (cardinality(options.tags_filter) > 1000 or pg_column_size(options.tags_filter) > 1048576
+     or octet_length(array_to_string(options.tags_filter, '')) > 1048576,
+     'program_limit_exceeded', format('tags_filter has more than 1000 tags, or 1 MB: %s tags', cardinality(options.tags_filter)),
+     'Give what has any of many tags one of its own, and filter by that.'),
+    (pg_column_size(options.metadata_filter) > 1048576 or octet_length(options.metadata_filter::text) > 1048576,
+     'program_limit_exceeded', 'metadata_filter has more than 1 MB',
+     'It is contained in the metadata of what is found: name only what matters, as in metadata_filter => ''{"department": "sales"}''.'),
     (options.semantic_weight not between 0 and 1,
      'invalid_parameter_value', format('semantic_weight is from 0 to 1, not %s', options.semantic_weight),
      '0 is text alone, 1 meaning alone, 0.7 what the earlier worker had; leave it out for an automatic weight.'),
@@ -97,7 +109,7 @@ begin
   return options;
 end
 $plpgsql$;
-comment on function rag._checked_options(text, rag._search_options) is 'the arguments of a search in their one form; raises 22004, 22023 or 42704 for those it cannot have';
+comment on function rag._checked_options(text, rag._search_options) is 'the arguments of a search in their one form; raises 22004, 22023, 42704 or 54000 for those it cannot have';
 
 create or replace function rag._checked_embedding(query_embedding vector, options rag._search_options) returns vector
   language plpgsql stable
@@ -106,6 +118,7 @@ as $plpgsql$
 declare
   _dimension integer;
   _given     integer;
+  _length    float;
 begin
   if query_embedding is null then
     raise exception 'query_embedding is null'
@@ -113,29 +126,35 @@ begin
             hint    = 'Leave it out and the text is embedded here: select content from rag.search_documents(''your question'');';
   end if;
   select m.dimension into _dimension from rag.models m where m.name = (rag._searched_pipeline(options.pipeline)).model;
-  execute format('select %I.vector_dims($1)', rag._vector_schema()) into _given using query_embedding;
+  execute format('select %1$I.vector_dims($1), %1$I.vector_norm($1)', rag._vector_schema()) into _given, _length using query_embedding;
   if _given <> _dimension then
     raise exception 'query_embedding has % dimensions, the pipeline searched %', _given, _dimension
       using errcode = 'invalid_parameter_value',
             detail  = 'A query is compared with vectors of the same model only.',
             hint    = 'Make it with rag.embed(''your question''), or leave it out and the text is embedded here.';
   end if;
+  -- What half precision, in which the index has its vectors, does not make nought or infinite.
+  if _length not between 0.001 and 65504 then
+    raise exception 'query_embedding has a length of %, not of 0.001 to 65504', _length
+      using errcode = 'invalid_parameter_value',
+            detail  = case _length when 0 then 'A vector of noughts points nowhere, so nothing is near it.' else 'In half precision it cannot be compared.' end,
+            hint    = format('Divide it by its length: select %1$I.l2_normalize(…); or leave it out and the text is embedded here.', rag._vector_schema());
+  end if;
   return query_embedding;
 end
 $plpgsql$;
-comment on function rag._checked_embedding(vector, rag._search_options) is 'the vector; raises 22004 for null, 22023 for another dimension than that of the pipeline''s model';
+comment on function rag._checked_embedding(vector, rag._search_options) is 'the vector; raises 22004 for null, 22023 for another dimension than that of the pipeline''s model and for a length that cannot be compared';
 
 create or replace function rag._question_embedding(query_text text, mode text, model text) returns vector
   language plpgsql volatile
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _plain constant text := (rag._parse_query(query_text)).plain;
+  -- As rag._search() cuts it.
+  _plain constant text := (rag._parse_query(left(query_text, 10000))).plain;
 begin
   if mode = 'text' or _plain !~ '\S' or model is null then
     return null;
-  elsif mode = 'semantic' then
-    return rag._embed_query(_plain, model);
   end if;
   return rag._embed_query(_plain, model);
 exception
@@ -166,7 +185,9 @@ as $sql$
                                    rag._column_type(s.relation, s.key_column))
                        else 'c.document_id' end), ' or '), 'false')
   from rag.sources s
-  where has_table_privilege(s.relation, 'select') or has_column_privilege(s.relation, s.key_column, 'select')
+  join pg_class r on r.oid = s.relation
+  where has_schema_privilege(r.relnamespace, 'usage')
+    and (has_table_privilege(s.relation, 'select') or has_column_privilege(s.relation, s.key_column, 'select'))
 $sql$;
 comment on function rag._readable_in_source() is 'condition on a chunk c: the caller can read its row in the source';
 
@@ -265,6 +286,12 @@ as $sql$
 $sql$;
 comment on function rag._oversampling(rag.pipelines) is 'how many times as many chunks the vector index is asked for as are wanted';
 
+create or replace function rag._has_vector_index(pipeline rag.pipelines) returns boolean
+  language sql immutable
+  set search_path = pg_catalog, pg_temp
+as $sql$ select pipeline.index_method <> 'none' and not pipeline.index_deferred $sql$;
+comment on function rag._has_vector_index(rag.pipelines) is 'false for index_method none and while the index is deferred: then comparing all is faster, and exact';
+
 create or replace function rag._dense_candidates(
     from_sql text, query_embedding vector, options rag._search_options, condition tsquery, pipeline rag.pipelines,
     wanted integer, by_index boolean)
@@ -362,6 +389,7 @@ declare
   _filter     constant text  := rag._search_filter(options, condition);
   _from       constant text  := format('rag.document_chunks c where c.pipeline_id = %s%s', pipeline.pipeline_id, _filter);
   _chunks     constant float := rag._estimated_chunks(pipeline);
+  _by_index   constant boolean := wanted <= 10000 and rag._has_vector_index(pipeline);
   -- Chunks whose BM25 is computed: 96 % of the exact top 10 and more, see docs/search.md.
   _text_bound float;
   _matching   float;
@@ -387,8 +415,8 @@ begin
 
   if query_embedding is not null then
     -- The index gives up at hnsw.max_scan_tuples; a filter it is blind to can hide the rest.
-    _dense := rag._dense_candidates(_from, query_embedding, options, condition, pipeline, wanted, wanted <= 10000);
-    if cardinality(_dense) < wanted and wanted <= 10000 then
+    _dense := rag._dense_candidates(_from, query_embedding, options, condition, pipeline, wanted, _by_index);
+    if cardinality(_dense) < wanted and _by_index then
       _dense := rag._dense_candidates(_from, query_embedding, options, condition, pipeline, wanted, false);
     end if;
   end if;
@@ -430,18 +458,34 @@ end
 $plpgsql$;
 comment on function rag._automatic_weight(vector, float, integer) is 'weight of the dense leg, 0.4 to 0.8, by how sharply it separates its best hit from the background: a model that does not know the language does not';
 
-create or replace function rag._fuse(
-    candidates bigint[], query_embedding vector, weights text, options rag._search_options, pipeline rag.pipelines)
-  returns rag._search_hit[]
+create or replace function rag._asks_for_code(query_text text, pipeline rag.pipelines) returns boolean
   language plpgsql stable
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
-declare
-  _hits rag._search_hit[];
+begin
+  if query_text !~ '\d' then
+    return false;
+  end if;
+  -- Either there is no word of letters alone, as in 10.0.0.1 or v2.3.1, or a code is somewhere as a whole.
+  -- In scripts without spaces a word can be a sentence.
+  return (octet_length(query_text) = length(query_text) and query_text !~ '(^|\s)[^\d\s]*[[:alpha:]][^\d\s]*(\s|$)')
+      or (cardinality(rag._codes(query_text)) > 0
+          and exists (select from rag._query_lexemes(query_text, pipeline) l where l.chunks > 0 and l.lexeme = any (rag._codes(query_text))));
+end
+$plpgsql$;
+comment on function rag._asks_for_code(text, rag.pipelines) is 'the question is for something with a number or code, of which vectors know little: all of its words have digits, or it has a code that is somewhere in the corpus';
+
+create or replace function rag._fuse(
+    candidates bigint[], query_embedding vector, weights text, options rag._search_options, pipeline rag.pipelines, wanted integer,
+    out hits rag._search_hit[], out most_unseen float)
+  language plpgsql stable
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
 begin
   execute format($sql$
     with candidate as materialized (
-      select c.chunk_id, c.source_id, c.document_id, c.chunk_index, 1 - (c.embedding operator(%1$I.<=>) $2) as similarity,
+      -- A stored vector of noughts is compared with nothing.
+      select c.chunk_id, c.source_id, c.document_id, c.chunk_index, nullif(1 - (c.embedding operator(%1$I.<=>) $2), 'NaN') as similarity,
              coalesce(-(c.content_bm25 operator(%1$I.<#>) $3::%1$I.sparsevec), 0) as bm25
       from rag.document_chunks c
       where c.pipeline_id = %2$s and c.chunk_id = any ($1)
@@ -453,7 +497,7 @@ begin
              coalesce(0.7 * c.bm25 + 0.3 * a.bm25, c.bm25) as bm25_in_context
       from candidate c
       left join lateral (
-        select 1 - (%1$I.sum(n.embedding) operator(%1$I.<=>) $2) as similarity,
+        select nullif(1 - (%1$I.sum(n.embedding) operator(%1$I.<=>) $2), 'NaN') as similarity,
                avg(coalesce(-(n.content_bm25 operator(%1$I.<#>) $3::%1$I.sparsevec), 0)) as bm25
         from rag.document_chunks n
         where n.pipeline_id = %2$s and n.source_id = c.source_id and n.document_id = c.document_id
@@ -481,31 +525,42 @@ begin
     fused as (
       select p.*,
              case ($4).fusion
-               -- Cormack, Clarke and Buettcher, 2009, with their constant.
-               when 'rrf' then 2 * (w.semantic * coalesce(1.0 / (60 + p.semantic_place), 0)
-                                    + (1 - w.semantic) * coalesce(1.0 / (60 + p.text_place), 0))
-               else w.semantic * coalesce(p.similarity_in_context / nullif(greatest(w.similarity_in_context, 0), 0), 0)
+               -- Cormack, Clarke and Buettcher, 2009, with their constant; the first place is worth 1.
+               when 'rrf' then 61 * (w.semantic * coalesce(1.0 / (60 + p.semantic_place), 0)
+                                     + (1 - w.semantic) * coalesce(1.0 / (60 + p.text_place), 0))
+               else w.semantic * greatest(coalesce(p.similarity_in_context / nullif(greatest(w.similarity_in_context, 0), 0), 0), 0)
                     + (1 - w.semantic) * coalesce(p.bm25_in_context / nullif(w.bm25_in_context, 0), 0)
              end as score
       from placed p cross join weight w
     ),
     limited as (
-      select f.*, row_number() over (partition by f.source_id, f.document_id order by f.score desc, f.chunk_id) as place_in_document
+      select f.*, row_number() over (partition by f.source_id, f.document_id
+                                     order by f.score desc, f.similarity desc nulls last, f.chunk_id) as place_in_document
       from fused f
       where ($4).min_score is null or f.score >= ($4).min_score
+    ),
+    -- What is no candidate stands below the last that was wanted of each leg.
+    unseen as (
+      select case ($4).fusion
+               when 'rrf' then 61.0 / (61 + $5)
+               else w.semantic * greatest(coalesce(min(p.similarity) filter (where p.semantic_place <= $5) / nullif(greatest(w.similarity_in_context, 0), 0), 0), 0)
+                    + (1 - w.semantic) * coalesce(case when count(p.text_place) >= $5 then min(p.bm25) filter (where p.text_place <= $5) end / nullif(w.bm25_in_context, 0), 0)
+             end as score
+      from placed p cross join weight w
+      where ($4).min_score is not null
+      group by w.semantic, w.similarity_in_context, w.bm25_in_context
     )
     select array(
       select row(l.chunk_id, l.similarity, l.bm25, l.semantic_place, l.text_place, l.score, null)::rag._search_hit
       from limited l
       where ($4).max_per_document is null or l.place_in_document <= ($4).max_per_document
-      order by l.score desc, l.chunk_id
-      limit ($4).match_count)
+      order by l.score desc, l.similarity desc nulls last, l.chunk_id
+      limit ($4).match_count), (select u.score from unseen u)
     $sql$, rag._vector_schema(), pipeline.pipeline_id)
-  into _hits using candidates, query_embedding, weights, options;
-  return _hits;
+  into hits, most_unseen using candidates, query_embedding, weights, options, wanted;
 end
 $plpgsql$;
-comment on function rag._fuse(bigint[], vector, text, rag._search_options, rag.pipelines) is 'the candidates, scored exactly in both legs, by their fused score';
+comment on function rag._fuse(bigint[], vector, text, rag._search_options, rag.pipelines, integer) is 'the candidates, scored exactly in both legs, by their fused score; and, where there is a min_score, what a passage that is none of these could score at most, if so many of each leg were wanted';
 
 create or replace function rag._set_index_effort(pipeline rag.pipelines, wanted integer) returns void
   language sql
@@ -540,13 +595,19 @@ declare
   _weights    constant text := case when query_text ~ '\S' then rag._query_weights(query_text, pipeline) end;
   _candidates bigint[];
   _hits       rag._search_hit[];
+  _unseen     float;
 begin
+  if options.mode = 'hybrid' and options.semantic_weight is null and rag._asks_for_code(query_text, pipeline) then
+    options.semantic_weight := 0.2;
+  end if;
   loop
     perform rag._set_index_effort(pipeline, _wanted);
     _candidates := rag._candidates(query_embedding, query_text, _weights, options, condition, pipeline, _wanted);
-    _hits := rag._fuse(_candidates, query_embedding, _weights, options, pipeline);
-    -- One long document can be all of the candidates: then more are needed, as long as there are more.
-    exit when options.max_per_document is null or cardinality(_hits) >= options.match_count or cardinality(_candidates) < _wanted;
+    select f.hits, f.most_unseen into _hits, _unseen
+    from rag._fuse(_candidates, query_embedding, _weights, options, pipeline, _wanted) f;
+    -- One long document can be all of the candidates: then more are needed, as long as there are more that may score enough.
+    exit when options.max_per_document is null or cardinality(_hits) >= options.match_count or cardinality(_candidates) < _wanted
+           or _unseen < options.min_score;
     _wanted := 8 * _wanted;
   end loop;
   return _hits;
@@ -568,7 +629,8 @@ $python$;
 comment on function rag._rerank(text, text[], text) is 'score of each passage for a question, by a reranker';
 
 create or replace function rag._rerank_scores(query_text text, passages text[], model text) returns float[]
-  language plpgsql stable strict parallel restricted
+  -- Not for a parallel plan, in which no exception can be handled.
+  language plpgsql stable strict
   -- SECURITY DEFINER: a searching role calls Python only with the name of a reranker that exists.
   security definer
   set search_path = pg_catalog, pg_temp
@@ -579,9 +641,15 @@ begin
     raise exception 'there is no reranker "%"', _rerank_scores.model using errcode = 'undefined_object';
   end if;
   return rag._rerank(query_text, passages, model);
+exception
+  when external_routine_exception then
+    raise exception 'reranker "%" cannot be used', model
+      using errcode = 'external_routine_exception',
+            detail  = regexp_replace(sqlerrm, '^[A-Za-z_.]+: ', ''),
+            hint    = 'Its folder, location in rag.models, must hold model.onnx and tokenizer.json, which the server''s account can read, and the model give one score a passage. To search without it, leave rerank out.';
 end
 $plpgsql$;
-comment on function rag._rerank_scores(text, text[], text) is 'rag._rerank() for roles that may search; raises 42704 for a model that is no reranker';
+comment on function rag._rerank_scores(text, text[], text) is 'rag._rerank() for roles that may search; raises 42704 for a model that is no reranker, 38000 for one that cannot be used';
 
 create or replace function rag._reranked(hits rag._search_hit[], query_text text, options rag._search_options, pipeline rag.pipelines)
   returns rag._search_hit[]
@@ -610,36 +678,54 @@ comment on function rag._reranked(rag._search_hit[], text, rag._search_options, 
 -- Results
 ------------------------------------------------------------------------------------------------
 
-create or replace function rag._join_chunks(parts text[]) returns text
-  language plpgsql immutable
+create or replace function rag._overlap(before text, after text, most integer) returns integer
+  language plpgsql immutable strict
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _joined text := parts[1];
-  _part   text;
-  _common integer;
+  _end    text    := right(before, most);
+  _common text;
+  _place  integer := 1;
 begin
-  foreach _part in array parts[2:] loop
-    select max(n) into _common
-    from generate_series(1, least(length(_joined), length(_part), 1000)) n
-    where right(_joined, n) = left(_part, n);
-    _joined := _joined || case when _common is null then e'\n' else '' end || substr(_part, coalesce(_common, 0) + 1);
+  -- Text that comes twice is better than text that is missing: what could stand there by chance does
+  -- not count, as one word could, or the end of a word that the next begins with.
+  loop
+    _place := strpos(_end, left(after, 2));
+    if _place = 0 or _end = '' then
+      return 0;
+    end if;
+    _common := substr(_end, _place);
+    exit when starts_with(after, _common) and length(_common) < least(length(before), length(after))
+              and (length(_common) >= 20
+                   or btrim(_common) ~ '\s'
+                      and right(left(before, -length(_common)), 1) || left(_common, 1) !~ '[[:alnum:]]{2}'
+                      and right(_common, 1) || substr(after, length(_common) + 1, 1) !~ '[[:alnum:]]{2}');
+    _end := substr(_end, _place + 1);
   end loop;
-  return _joined;
+  return length(_common);
 end
 $plpgsql$;
-comment on function rag._join_chunks(text[]) is 'neighbouring chunks as one text, what they share only once';
+comment on function rag._overlap(text, text, integer) is 'how many characters, up to so many, the second text repeats of the end of the first; 0 where that could be chance';
 
-create or replace function rag._context(pipeline_id integer, source_id integer, document_id bigint, chunk_index integer, neighbours integer) returns text
+create or replace function rag._context(pipeline rag.pipelines, source_id integer, document_id bigint, chunk_index integer, neighbours integer) returns text
   language sql stable
   set search_path = pg_catalog, pg_temp
 as $sql$
-  select rag._join_chunks(array_agg(c.content order by c.chunk_index))
-  from rag.document_chunks c
-  where c.pipeline_id = _context.pipeline_id and c.source_id = _context.source_id and c.document_id = _context.document_id
-    and c.chunk_index between _context.chunk_index - neighbours and _context.chunk_index + neighbours
+  with neighbour as (
+    select c.chunk_index, c.content, lag(c.content) over w as before,
+           -- Only fixed repeats anything over headings and pages. A token has hardly more than 16 characters.
+           case when pipeline.chunk_strategy = 'fixed' or (c.section, c.page_number) is not distinct from (lag(c.section) over w, lag(c.page_number) over w)
+                then pipeline.chunk_overlap * case pipeline.chunk_unit when 'tokens' then 16 else 1 end else 0 end as most
+    from rag.document_chunks c
+    where c.pipeline_id = pipeline.pipeline_id and c.source_id = _context.source_id and c.document_id = _context.document_id
+      and c.chunk_index between _context.chunk_index - neighbours and _context.chunk_index + neighbours
+    window w as (order by c.chunk_index)
+  )
+  select string_agg(case when n.before is null then n.content when o.overlap > 0 then substr(n.content, o.overlap + 1) else e'\n' || n.content end,
+                    '' order by n.chunk_index)
+  from neighbour n cross join lateral rag._overlap(n.before, n.content, n.most) o (overlap)
 $sql$;
-comment on function rag._context(integer, integer, bigint, integer, integer) is 'a chunk with so many before and after it, of the same document';
+comment on function rag._context(rag.pipelines, integer, bigint, integer, integer) is 'a chunk with so many before and after it, of the same document, what they share only once';
 
 create or replace function rag._html(content text) returns text
   language sql immutable
@@ -713,7 +799,7 @@ begin
            s.name, d.source_key, d.file_path, coalesce(d.title, d.extracted ->> 'title'), c.section, c.tags, d.metadata,
            c.language, h.semantic_place, h.text_place, h.rerank_score,
            case when options.context_chunks > 0
-                then rag._context(c.pipeline_id, c.source_id, c.document_id, c.chunk_index, options.context_chunks) end,
+                then rag._context(pipeline, c.source_id, c.document_id, c.chunk_index, options.context_chunks) end,
            case when options.highlight then rag._snippet(c.content, query_text, c.text_search_config) end
     from unnest(hits) with ordinality as h
          (chunk_id, similarity, bm25, semantic_place, text_place, score, rerank_score, place)
@@ -748,7 +834,8 @@ begin
     return;
   end if;
   -- By the model of the very pipeline that is searched.
-  query_embedding := coalesce(query_embedding, rag._question_embedding(query_text, options.mode, _pipeline.model));
+  query_embedding := case when options.mode <> 'text'
+                          then coalesce(query_embedding, rag._question_embedding(query_text, options.mode, _pipeline.model)) end;
   if options.rerank is not null then
     -- What it may bring up: a cross-encoder reads each with the question, which takes its time.
     options.match_count := greatest(_count, 50);
@@ -830,7 +917,7 @@ declare
     highlight        boolean     default false,
     rerank           text        default null,
     pipeline         text        default null$$;
-  _meaning  constant text := 'match_count: how many (1 to 10000). document_filter, tenant_filter, source, tags_filter (tags_match: any or all of them), metadata_filter (contained in the metadata), language, changed_after and changed_before (the row in the source): only what passes. mode: hybrid, semantic or text. semantic_weight: 0 (words alone) to 1 (meaning alone), by default chosen for each query. fusion: weighted (each score divided by its best) or rrf. min_score: least hybrid_score. max_per_document: passages of one document. check_source: only rows that the caller may read in the source table. context_chunks: so many neighbours on each side, in context. highlight: fills snippet. rerank: name of a reranker. pipeline: another than the active one. In the text, "…" is a phrase that must be there, -word one that must not, and or stands between alternatives of phrases. Raises 22004 for null, 22023 for arguments out of range, 42704 for a name that is none';
+  _meaning  constant text := 'match_count: how many (1 to 10000). document_filter, tenant_filter, source, tags_filter (tags_match: any or all of them), metadata_filter (contained in the metadata), language, changed_after and changed_before (the row in the source): only what passes. mode: hybrid, semantic or text. semantic_weight: 0 (words alone) to 1 (meaning alone), by default chosen for each query. fusion: weighted (each score divided by its best) or rrf (the first place is worth 1). min_score: least hybrid_score. max_per_document: passages of one document. check_source: only rows that the caller may read in the source table. context_chunks: so many neighbours on each side, in context. highlight: fills snippet. rerank: name of a reranker. pipeline: another than the active one. In the text, "…" is a phrase that must be there, -word one that must not, and or stands between alternatives of phrases. Raises 22004 for null, 22023 for arguments out of range, 42704 for a name that is none, 54000 for a filter of more than 100,000 documents, 1,000 tags or 1 MB';
   _form     record;
   _first    integer;
 begin
@@ -849,6 +936,8 @@ begin
         returns setof %4$s
         language plpgsql %5$s
         set search_path = pg_catalog, pg_temp
+        -- What the functions below it say is read by the session's rules for literals.
+        set standard_conforming_strings = 'on'
       as $plpgsql$
       declare
         _options rag._search_options := rag._checked_options($%6$s, row(%7$s)::rag._search_options);

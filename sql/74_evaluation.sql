@@ -6,15 +6,80 @@ create or replace function rag._dcg(gains float[]) returns float
 as $sql$ select coalesce(sum(g / log(2, place + 1)), 0)::float from unnest(gains) with ordinality as u (g, place) $sql$;
 comment on function rag._dcg(float[]) is 'discounted cumulative gain: each gain divided by log2 of its place + 1';
 
+create or replace function rag._check_judgements(queries regclass, judgements regclass, source text) returns void
+  language plpgsql stable
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _query   text;
+  _key     text;
+  _sources text[];
+  _matches boolean;
+begin
+  if queries is null or judgements is null then
+    raise exception '% is null', case when queries is null then 'queries' else 'judgements' end
+      using errcode = 'null_value_not_allowed',
+            hint    = 'Both are tables: select * from rag.evaluate(''queries'', ''judgements'');';
+  end if;
+  perform rag._require_column(queries, c, 'queries', null) from unnest('{query_id,query_text}'::name[]) c;
+  perform rag._require_column(judgements, c, 'judgements', null) from unnest('{query_id,source_key,relevance}'::name[]) c;
+
+  execute format('select exists (select from %s q join %s j on j.query_id::text = q.query_id::text where j.relevance > 0)', queries, judgements)
+  into _matches;
+  if not _matches then
+    raise exception 'no query of % has a judgement in % with a relevance above 0', queries, judgements
+      using errcode = 'invalid_parameter_value',
+            hint    = format('They belong together by query_id: select query_id from %s; select query_id from %s;', queries, judgements);
+  end if;
+  execute format('select q.query_id::text from %s q join %s j on j.query_id::text = q.query_id::text where q.query_text is null order by 1 limit 1',
+                 queries, judgements)
+  into _query;
+  if _query is not null then
+    raise exception 'query "%" has no query_text', _query
+      using errcode = 'null_value_not_allowed',
+            hint    = format('Fill it in, or leave it out: delete from %s where query_text is null;', queries);
+  end if;
+  execute format('select q.query_id::text from %s q join %s j on j.query_id::text = q.query_id::text where j.source_key is null order by 1 limit 1',
+                 queries, judgements)
+  into _query;
+  if _query is not null then
+    raise exception 'a judgement of query "%" has no source_key', _query
+      using errcode = 'null_value_not_allowed',
+            hint    = format('Fill it in, or leave it out: delete from %s where source_key is null;', judgements);
+  end if;
+  if source is null then
+    execute format($sql$
+      select j.query_id::text, j.source_key::text, array_agg(distinct s.name)
+      from %s j
+      join rag.documents d on d.source_key = j.source_key::text
+      join rag.sources s on s.source_id = d.source_id
+      where j.relevance > 0
+      group by 1, 2 having count(distinct s.source_id) > 1 order by 1, 2 limit 1
+      $sql$, judgements)
+    into _query, _key, _sources;
+    if _query is not null then
+      raise exception 'source_key "%", judged for query "%", is in more than one source', _key, _query
+        using errcode = 'invalid_parameter_value',
+              detail  = format('It is in: %s.', array_to_string(_sources, ', ')),
+              hint    = format('Say which is judged: select * from rag.evaluate(%L, %L, source => %L);', queries, judgements, _sources[1]);
+    end if;
+  end if;
+end
+$plpgsql$;
+comment on function rag._check_judgements(regclass, regclass, text) is 'raises 22004 for what is null, 42703 for a column that is missing, 22023 where no query is judged, or where it is not known of which source a judged key is';
+
 create or replace function rag.evaluate(
     queries    regclass,
     judgements regclass,
     k          integer default 10,
     modes      text[]  default '{hybrid,semantic,text}',
-    pipelines  text[]  default null)
+    pipelines  text[]  default null,
+    source     text    default null)
   returns table (pipeline text, mode text, queries_asked bigint, ndcg float, recall float, mrr float, "precision" float, median_ms float)
   language plpgsql volatile
   set search_path = pg_catalog, pg_temp
+  -- As for searches.
+  set standard_conforming_strings = 'on'
 as $plpgsql$
 declare
   _pipelines constant text[] := coalesce(evaluate.pipelines, array[(rag._active_pipeline()).name]);
@@ -29,21 +94,33 @@ begin
       using errcode = 'invalid_parameter_value',
             hint    = 'It is how many documents of each answer count: k => 10.';
   end if;
-  perform rag._require_column(evaluate.queries, c, 'queries', null) from unnest('{query_id,query_text}'::name[]) c;
-  perform rag._require_column(evaluate.judgements, c, 'judgements', null) from unnest('{query_id,source_key,relevance}'::name[]) c;
+  if evaluate.modes is null or cardinality(evaluate.modes) = 0 or cardinality(_pipelines) = 0 then
+    raise exception '% names nothing to ask', case when cardinality(_pipelines) = 0 then 'pipelines' else 'modes' end
+      using errcode = 'invalid_parameter_value',
+            hint    = 'Leave it out for all modes of the active pipeline, or type: modes => ''{hybrid,text}''.';
+  end if;
+  perform rag._check_judgements(evaluate.queries, evaluate.judgements, evaluate.source);
 
   for _query in execute format($sql$
       select q.query_text::text as query_text, j.relevance, j.ideal
       from %s q
-      join (select j.query_id::text as query_id, jsonb_object_agg(j.source_key::text, j.relevance) as relevance,
-                   array_agg(power(2.0, j.relevance) - 1 order by j.relevance desc)::float[] as ideal
-            from %s j where j.relevance > 0 group by 1) j on j.query_id = q.query_id::text
+      join (select d.query_id, jsonb_object_agg(d.source_key, d.relevance) as relevance,
+                   array_agg(power(2.0, d.relevance) - 1 order by d.relevance desc)::float[] as ideal
+            -- What is judged twice is one document all the same.
+            from (select j.query_id::text as query_id, j.source_key::text as source_key, max(j.relevance) as relevance
+                  from %s j where j.relevance > 0 group by 1, 2) d
+            group by 1) j on j.query_id = q.query_id::text
       $sql$, evaluate.queries, evaluate.judgements)
   loop
+    -- Before the clock starts: from the cache it costs all modes the same.
+    perform rag._question_embedding(_query.query_text, 'hybrid', m.model)
+    from (select distinct p.model from rag.pipelines p where p.name = any (_pipelines)) m
+    where evaluate.modes <> '{text}';
     for _run in select p.name, m.name as mode from unnest(_pipelines) p (name), unnest(evaluate.modes) m (name) loop
       _started := clock_timestamp();
       select array_agg(power(2.0, coalesce((_query.relevance ->> d.source_key)::float, 0)) - 1 order by d.place) into _gains
-      from rag.find_documents(_query.query_text, match_count => evaluate.k, max_per_document => 1, mode => _run.mode, pipeline => _run.name)
+      from rag.find_documents(_query.query_text, match_count => evaluate.k, max_per_document => 1, mode => _run.mode, source => evaluate.source,
+                              pipeline => _run.name)
            with ordinality as d (document_id, source, source_key, file_path, title, score, tags, metadata, language, passages, place);
       _runs := _runs || row(_run.name, _run.mode,
         rag._dcg(_gains) / rag._dcg(_query.ideal[:evaluate.k]),
@@ -61,8 +138,8 @@ begin
     order by array_position(_pipelines, r.pipeline), array_position(evaluate.modes, r.mode);
 end
 $plpgsql$;
-comment on function rag.evaluate(regclass, regclass, integer, text[], text[]) is
-  'how well searches rank, over all judged queries: nDCG@k (gain 2^relevance − 1), recall@k, mean reciprocal rank and precision@k of the documents found, and the median time, by pipeline and mode. queries has the columns query_id and query_text; judgements query_id, source_key (the key of the row in its source) and relevance (0: not relevant). pipelines: by name, by default the active one; name a second to compare before switching. Raises 42703 for a column that is missing, 22023 and 42704 as searches do';
+comment on function rag.evaluate(regclass, regclass, integer, text[], text[], text) is
+  'how well searches rank, over all judged queries: nDCG@k (gain 2^relevance − 1), recall@k, mean reciprocal rank and precision@k of the documents found, and the median time (the embedding of the question from the cache, where that is on), by pipeline and mode. queries has the columns query_id and query_text; judgements query_id, source_key (the key of the row in its source) and relevance (0: not relevant). pipelines: by name, by default the active one; name a second to compare before switching. source: whose keys are judged, and only there is searched; needed where one key is in two. Raises 42703 for a column that is missing, 22004 for what is null, 22023 where no query is judged or a judged key is in two sources, 22023 and 42704 as searches do';
 
 create or replace function rag.ann_recall(
     sample   integer default 100,
@@ -97,7 +174,7 @@ begin
   for _query in execute format('select c.chunk_id, c.embedding from %s order by random() limit %s', _from, ann_recall.sample) loop
     _started  := clock_timestamp();
     -- As many as a search asks for, and one more: a passage is its own nearest, which proves nothing.
-    _by_index := array_remove(rag._dense_candidates(_from, _query.embedding, _options, null, _pipeline, greatest(ann_recall.k + 1, 100), true), _query.chunk_id);
+    _by_index := array_remove(rag._dense_candidates(_from, _query.embedding, _options, null, _pipeline, greatest(ann_recall.k + 1, 100), rag._has_vector_index(_pipeline)), _query.chunk_id);
     _index_ms := _index_ms || (extract(epoch from clock_timestamp() - _started) * 1000)::float;
     _started  := clock_timestamp();
     _exact    := array_remove(rag._dense_candidates(_from, _query.embedding, _options, null, _pipeline, ann_recall.k + 1, false), _query.chunk_id);

@@ -11,9 +11,10 @@ as $sql$
   select 'search', 'routine', f, 'execute', null
   from unnest(array[
     'search_documents', 'find_documents', 'embed', 'current_tenant', '_tied_tenants',
-    '_active_pipeline', '_alternatives', '_analyze', '_automatic_weight', '_bigrams', '_candidates', '_checked_embedding', '_checked_options', '_codes', '_column_type',
-    '_context', '_dense_candidates', '_divided', '_embed_query', '_estimated_chunks', '_estimated_rows', '_exact_candidates', '_fuse', '_html', '_in_any_language', '_indexed_vector',
-    '_join_chunks', '_language_code', '_language_configs', '_lexeme_index', '_lexeme_query', '_matches', '_normalized', '_oversampling', '_parsable', '_parse_query', '_partition', '_phrase', '_query_lexemes',
+    '_active_pipeline', '_alternatives', '_analyze', '_asks_for_code', '_automatic_weight', '_bigrams', '_candidates', '_checked_embedding', '_checked_options',
+    '_codes', '_column_type', '_context', '_dense_candidates', '_divided', '_embed_query', '_estimated_chunks', '_estimated_rows', '_exact_candidates', '_fuse',
+    '_has_vector_index', '_html', '_in_any_language', '_indexed_vector', '_language_code', '_language_configs', '_lexeme_index', '_lexeme_query', '_matches',
+    '_normalized', '_overlap', '_oversampling', '_parsable', '_parse_query', '_partition', '_phrase', '_query_lexemes',
     '_query_weights', '_question_embedding', '_rarest_lexemes', '_readable_in_source', '_rerank_scores', '_reranked', '_search', '_search_again',
     '_search_by_document', '_search_filter', '_search_hits', '_search_results', '_searched_pipeline', '_set_index_effort', '_snippet',
     '_text_candidates', '_text_condition', '_text_search_configs', '_vector_schema', '_without_accents', '_words_to_mark']) f
@@ -60,7 +61,7 @@ as $sql$
   select 'admin', 'routine', f, 'execute', null
   from unnest(array['set', 'attach_source', 'detach_source', 'enqueue_existing', 'create_pipeline', 'activate_pipeline', 'resume_pipeline',
                     'drop_pipeline', 'set_ocr', '_set', 'defer_index', 'build_index', 'set_tenant_role', 'enable_tenant_isolation', 'disable_tenant_isolation', 'evaluate', 'ann_recall',
-                    '_dcg', '_require_column']) f
+                    '_check_judgements', '_column_type', '_dcg', '_require_column']) f
 $sql$;
 comment on function rag._privileges() is 'what each level may do: the one table behind rag.grant_usage(); admin may do what the other levels may, too';
 

@@ -22,7 +22,12 @@ PINNED = "set search_path = pg_catalog, pg_temp;\n"
 BODY = re.compile(r"\bas \$(sql|plpgsql)\$.*?\$\1\$", re.DOTALL)
 # A body that is bound to its functions when it is made needs no search path, and is not understood.
 BOUND = re.compile(r"^create or replace function (?:(?!^c|\bas \$)[\s\S])*?^  return [^;]*;$", re.M)
-OPTIONS = ["--ignore", "PS002", "--ignore", "PS015", "--ignore-lang", "plpython3u"]
+OPTIONS = [
+    *("--ignore", "PS002", "--ignore", "PS015", "--ignore-lang", "plpython3u"),
+    # With a search path of its own it could not commit.
+    "--proc-without-search-path",
+    "rag.rebuild_index(pipeline text,index_method text,index_options jsonb,quantization text)",
+]
 
 
 def pgspot(file: Path, *options: str) -> tuple[bool, str]:

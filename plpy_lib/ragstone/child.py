@@ -126,7 +126,8 @@ def embed(message: dict[str, Any]) -> dict[str, Any]:
     except MemoryError:
         raise
     except ModelError as error:
-        code, what, detail = "model_failed", "the model cannot be loaded", str(error)
+        code, what = "model_failed", "the model cannot be loaded"
+        detail = f"{error}, in {request.model_dir}"
     except Exception as error:
         code, what = "internal", "the document's text could not be embedded"
         detail = f"{type(error).__name__}: {error}"

@@ -416,25 +416,6 @@ class Database:
         """One of maintenance.TASKS."""
         return self._value(call)
 
-    def rebuild_step(
-        self,
-        pipeline: str | None,
-        method: str | None,
-        options: str | None,
-        quantization: str | None,
-        begun: bool,
-    ) -> dict[str, Any]:
-        """What rag._rebuild_step() did: begun, done, notice."""
-        return self._rows(
-            "select * from rag._rebuild_step($1, $2, $3, $4, $5)",
-            ["text", "text", "pg_catalog.jsonb", "text", "bool"],
-            pipeline,
-            method,
-            options,
-            quantization,
-            begun,
-        )[0]
-
     def log_maintenance(self, task: str, count: int, started: str) -> None:
         self._rows(
             "select rag._log_maintenance($1, $2, $3)",

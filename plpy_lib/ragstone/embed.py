@@ -106,10 +106,7 @@ class Embedder:
         card = _read_card(model_dir)
         with signals_blocked():
             _import_libraries()
-            try:
-                tokenizer = Tokenizer.load(model_dir / TOKENIZER_FILE)
-            except (OSError, ValueError) as error:
-                raise ModelError(f"cannot load the tokenizer: {error}") from error
+            tokenizer = _tokenizer(model_dir)
             session = _prepacked_session(model_dir, card, threads) if prepacked else None
             is_prepacked = session is not None
             if session is None:
@@ -234,16 +231,15 @@ class Reranker:
         """Load the model in `model_dir`; raises ModelError if a file is missing or unusable."""
         with signals_blocked():
             _import_libraries()
-            try:
-                tokenizer = Tokenizer.load(model_dir / TOKENIZER_FILE)
-            except (OSError, ValueError) as error:
-                raise ModelError(f"cannot load the tokenizer: {error}") from error
-            return cls(_plain_session(model_dir, 1), tokenizer, max_tokens)
+            return cls(_plain_session(model_dir, 1), _tokenizer(model_dir), max_tokens)
 
     def scores(
         self, query: str, passages: Sequence[str], *, check: Callable[[], None] = _no_check
     ) -> list[float]:
-        """One score a passage; `check` is called before each run, as by Embedder.embed()."""
+        """One score a passage; `check` is called before each run, as by Embedder.embed().
+
+        Raises ModelError where the model gives anything but one score a passage.
+        """
         beginning = query[: self._max_tokens * CHARACTERS_PER_TOKEN]
         pairs = [
             self._tokenizer.encode_pair(
@@ -273,7 +269,13 @@ class Reranker:
             feed["attention_mask"][row, : len(ids)] = 1
             feed["token_type_ids"][row, : len(ids)] = types
         (scores, *_) = self._session.run(None, {k: v for k, v in feed.items() if k in inputs})
-        return np.asarray(scores).reshape(len(pairs), -1)[:, 0]
+        found = np.asarray(scores)
+        if found.shape not in ((len(pairs),), (len(pairs), 1)):
+            raise ModelError(
+                f"the first output of {MODEL_FILE} has the shape {found.shape} for {len(pairs)}"
+                " passages; a reranker gives one score a passage: (n,) or (n, 1)"
+            )
+        return found.reshape(len(pairs))
 
 
 def vector_literal(row: np.ndarray) -> str:
@@ -335,7 +337,23 @@ def _read_card(model_dir: Path) -> _Card:
         card = json.loads((model_dir / CARD_FILE).read_text(encoding="utf-8"))
         return _Card(int(card["dimension"]), int(card["max_tokens"]), card["model_sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"cannot read {model_dir / CARD_FILE}: {error!r}") from error
+        raise ModelError(f"cannot read {CARD_FILE}: {_reason(error, model_dir)}") from error
+
+
+def _tokenizer(model_dir: Path) -> Tokenizer:
+    try:
+        return Tokenizer.load(model_dir / TOKENIZER_FILE)
+    except (OSError, ValueError) as error:
+        reason = _reason(error, model_dir)
+        raise ModelError(f"cannot load {TOKENIZER_FILE}: {reason}") from error
+
+
+def _reason(error: Exception, model_dir: Path) -> str:
+    """What went wrong, without the folder: whoever searches reads it, too."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    said = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error)
+    return said.replace(f"{model_dir}/", "")
 
 
 def _import_libraries() -> None:
@@ -381,7 +399,7 @@ def _plain_session(model_dir: Path, threads: int) -> onnxruntime.InferenceSessio
     try:
         return _session(model_dir / MODEL_FILE, _session_options(threads))
     except Exception as error:  # the library's exceptions share no other base
-        raise ModelError(f"cannot load {model_dir / MODEL_FILE}: {error}") from error
+        raise ModelError(f"cannot load {MODEL_FILE}: {_reason(error, model_dir)}") from error
 
 
 def _prepacked_session(

@@ -1,4 +1,4 @@
-"""Bodies of the procedures rag.maintain(), the nightly pass, and rag.rebuild_index()."""
+"""Body of the procedure rag.maintain(), the nightly pass."""
 
 from __future__ import annotations
 
@@ -26,9 +26,6 @@ TASKS = {
     "contradictions found": "rag._count_problems()",
 }
 
-# Between two looks at an index that is being made.
-REBUILD_POLL_MS = 500
-
 
 def maintain(plpy: Any) -> None:
     """Each task in a transaction of its own; one that fails is a warning and stops no other."""
@@ -39,31 +36,9 @@ def maintain(plpy: Any) -> None:
         _do(db, task, lambda call=call: db.maintenance_task(call))
 
 
-def rebuild_index(
-    plpy: Any,
-    pipeline: str | None,
-    method: str | None,
-    options: str | None,
-    quantization: str | None,
-) -> None:
-    """Steps, each in a transaction of its own, until the index is in use."""
-    db = Database(plpy)
-    _require_no_transaction(db, "rag.rebuild_index()")
-    begun = False
-    while True:
-        step = db.rebuild_step(pipeline, method, options, quantization, begun)
-        db.commit()
-        if step["done"]:
-            return
-        if step["notice"]:
-            db.error(
-                f"the index was not made: {step['notice']}",
-                sqlstate="55000",
-                hint="The one before is in use as it was. Where the reason is gone, call again.",
-            )
-        begun = step["begun"]
-        db.sleep(REBUILD_POLL_MS)
-        db.commit()
+def require_no_transaction(plpy: Any, name: str) -> None:
+    """Raise 25001 inside a transaction block."""
+    _require_no_transaction(Database(plpy), name)
 
 
 def _require_no_transaction(db: Database, name: str) -> None:

@@ -35,6 +35,38 @@ def test_searches_are_exact_until_then(db, add, drain):
     assert rows(db, "select document_id from rag.search_documents('a lamp on the coast')") == [(1,)]
 
 
+@pytest.mark.parametrize(
+    "without", ["select rag.defer_index()", "call rag.rebuild_index(index_method => 'none')"]
+)
+def test_without_an_index_all_whole_vectors_are_compared(db, add, drain, without):
+    """By bits alone neighbours would come in another order, or not at all."""
+    for number in range(120):
+        add(
+            number, f"Passage {number} is about {'lamps ' * (number % 7)} and {'coasts ' * number}."
+        )
+    drain()
+    db.execute(
+        "update rag.pipelines set quantization = 'binary', index_options = '{\"oversampling\": 1}'"
+    )
+    db.execute(without)
+    exact = rows(
+        db,
+        "select c.document_id from rag.document_chunks c order by c.embedding <=> rag.embed('a lamp') limit 10",
+    )
+    assert (
+        rows(db, "select document_id from rag.search_documents('a lamp', mode => 'semantic')")
+        == exact
+    )
+    db.execute("load 'auto_explain'")
+    plans = []
+    db.add_notice_handler(lambda n: plans.append(n.message_primary))
+    db.execute("set auto_explain.log_min_duration = 0")
+    db.execute("set auto_explain.log_nested_statements = on")
+    db.execute("set client_min_messages = log")
+    rows(db, "select from rag.search_documents('a lamp', mode => 'semantic')")
+    assert "binary_quantize" not in "\n".join(plans)
+
+
 def test_it_can_be_built_by_hand_and_is_then_as_it_was(db, add, drain):
     add(1, "The lamp of the lighthouse burns oil.")
     drain()

@@ -72,9 +72,79 @@ def test_modes_and_pipelines_stand_side_by_side(judged):
     assert all((ndcg > 0.5) == (pipeline == "default") for pipeline, _, ndcg in compared)
 
 
+ALL = "select mode, ndcg, recall, mrr from rag.evaluate('queries', 'judgements', modes => '{text}')"
+
+
+def test_what_is_judged_twice_counts_once(judged):
+    once = rows(judged, ALL)
+    judged.execute("insert into judgements select * from judgements")
+    judged.execute("insert into judgements values ('a', '1', 1), ('a', '1', null)")
+    assert rows(judged, ALL) == once
+
+
+def test_keys_that_two_sources_share_are_judged_in_the_one_that_is_named(judged):
+    once = rows(judged, ALL)
+    judged.execute("create table others (id integer primary key, body text)")
+    judged.execute("select rag.attach_source('others', content_column => 'body')")
+    judged.execute("insert into others select id, body from facts")
+    judged.execute("call rag.drain()")
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match='query "a"') as caught:
+        judged.execute(ALL)
+    assert "source => 'facts'" in caught.value.diag.message_hint
+    assert "facts, others" in caught.value.diag.message_detail
+    named = rows(judged, ALL.replace("'{text}'", "'{text}', source => 'facts'"))
+    assert named == once and all(0 <= measure <= 1 for measure in named[0][1:])
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message", "hint"),
+    [
+        ("insert into judgements values ('a', null, 1)", psycopg.errors.NullValueNotAllowed, 'query "a"', "source_key is null"),
+        ("update queries set query_text = null where query_id = 'b'", psycopg.errors.NullValueNotAllowed, 'query "b"', "query_text is null"),
+        ("update judgements set query_id = 'q-' || query_id", psycopg.errors.InvalidParameterValue, "no query of", "select query_id from public.judgements"),
+        ("update judgements set relevance = 0", psycopg.errors.InvalidParameterValue, "no query of", "query_id"),
+    ],
+)  # fmt: skip
+def test_judgements_that_cannot_be_used_are_named(judged, change, error, message, hint):
+    judged.execute(change)
+    with pytest.raises(error, match=message) as caught:
+        judged.execute(ALL)
+    assert hint in caught.value.diag.message_hint
+
+
+def test_no_mode_pays_for_the_embedding_that_all_have_use_of(judged):
+    judged.execute("select from rag.evaluate('queries', 'judgements')")
+    assert rows(judged, "select misses from rag.query_cache") == [(2,)]
+    judged.execute("delete from rag._query_cache")
+    judged.execute("update rag.models set location = '/nowhere'")
+    notices = []
+    judged.add_notice_handler(lambda n: notices.append(n.message_primary))
+    assert len(rows(judged, ALL)) == 1
+    assert notices == []
+
+
 @pytest.mark.parametrize(
     ("call", "error"),
     [
+        ("rag.evaluate(null, null)", psycopg.errors.NullValueNotAllowed),
+        ("rag.evaluate('queries', null)", psycopg.errors.NullValueNotAllowed),
+        (
+            "rag.evaluate('queries', 'judgements', modes => null)",
+            psycopg.errors.InvalidParameterValue,
+        ),
+        (
+            "rag.evaluate('queries', 'judgements', modes => '{}')",
+            psycopg.errors.InvalidParameterValue,
+        ),
+        (
+            "rag.evaluate('queries', 'judgements', modes => '{null}')",
+            psycopg.errors.InvalidParameterValue,
+        ),
+        (
+            "rag.evaluate('queries', 'judgements', pipelines => '{}')",
+            psycopg.errors.InvalidParameterValue,
+        ),
+        ("rag.evaluate('queries', 'judgements', source => 'none')", psycopg.errors.UndefinedObject),
         ("rag.evaluate('queries', 'queries')", psycopg.errors.UndefinedColumn),
         ("rag.evaluate('queries', 'judgements', k => 0)", psycopg.errors.InvalidParameterValue),
         (
@@ -176,6 +246,63 @@ def test_indexes_that_cannot_be_are_refused(judged, arguments, error):
     with pytest.raises(error) as caught:
         judged.execute(f"call rag.rebuild_index({arguments})")
     assert caught.value.diag.message_hint
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "said"),
+    [
+        ("hnsw", '{"ef_search": 1.5}', "ef_search is a whole number from 1 to 1000, not 1.5"),
+        ("hnsw", '{"ef_search": "boom"}', 'ef_search is a whole number from 1 to 1000, not "boom"'),
+        ("hnsw", '{"ef_search": 1001}', "ef_search is a whole number from 1 to 1000, not 1001"),
+        ("hnsw", '{"m": 1}', "m is a whole number from 2 to 100, not 1"),
+        ("hnsw", '{"m": 1000}', "m is a whole number from 2 to 100, not 1000"),
+        ("hnsw", '{"m": 16.5}', "m is a whole number from 2 to 100, not 16.5"),
+        ("hnsw", '{"m": null}', "m is a whole number from 2 to 100, not null"),
+        ("hnsw", '{"ef_construction": 31}', "ef_construction is at least twice m, so 32 or more, not 31"),
+        ("hnsw", '{"m": 33}', "ef_construction is at least twice m, so 66 or more, not 64, which it is where it is left out"),
+        ("hnsw", '{"oversampling": -3}', "oversampling is a whole number from 1 to 1000, not -3"),
+        ("hnsw", '{"oversampling": 1.5}', "oversampling is a whole number from 1 to 1000, not 1.5"),
+        ("hnsw", '{"lists": 10}', "lists is no index option of hnsw"),
+        ("ivfflat", '{"probes": 0}', "probes is a whole number from 1 to 32768, not 0"),
+        ("ivfflat", '{"lists": 99999999999}', "lists is a whole number from 1 to 32768, not 99999999999"),
+        ("none", '{"m": 16}', "m is no index option of none"),
+    ],
+)  # fmt: skip
+def test_index_options_with_which_no_search_would_work_are_refused_at_once(
+    judged, method, options, said
+):
+    """By every way that they can come in, with the bare message and nothing stored."""
+    before = rows(judged, "select p::text from rag.pipelines p")
+    for call in (
+        "call rag.rebuild_index(index_method => %s, index_options => %s)",
+        "select rag.create_pipeline('v2', index_method => %s, index_options => %s)",
+    ):
+        with pytest.raises(psycopg.errors.InvalidParameterValue) as caught:
+            judged.execute(call, [method, options])
+        assert caught.value.diag.message_primary == said
+        assert "index_options =>" in caught.value.diag.message_hint
+    assert rows(judged, "select p::text from rag.pipelines p") == before
+
+
+def test_what_only_searches_read_is_changed_without_another_index(many_chunks):
+    index = "select 'rag.document_chunks_1_embedding_idx'::regclass::oid"
+    before = value(many_chunks, index)
+    for options in ('{"ef_search": 400}', '{"ef_search": 200, "m": 16}', "{}"):
+        many_chunks.execute("call rag.rebuild_index(index_options => %s)", [options])
+        assert value(many_chunks, "select index_options = %s from rag.pipelines", options)
+        assert value(many_chunks, index) == before
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as caught:
+        many_chunks.execute("""call rag.rebuild_index(index_options => '{"m": 20}')""")
+    assert caught.value.diag.message_primary.startswith("pg_cron does not run in this database")
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
+        many_chunks.execute("call rag.rebuild_index()")
+
+
+def test_an_index_is_not_rebuilt_inside_a_transaction(judged):
+    judged.execute("begin")
+    with pytest.raises(psycopg.errors.ActiveSqlTransaction) as caught:
+        judged.execute("call rag.rebuild_index()")
+    assert "outside" in caught.value.diag.message_hint
 
 
 def test_the_index_is_compared_with_exact_search(many_chunks):

@@ -7,31 +7,30 @@ import tempfile
 from pathlib import Path
 
 import onnx
+import psycopg
 import pytest
 from conftest import ROOT
 from helpers import rows
 from onnx import TensorProto, helper
 
 
-@pytest.fixture
-def reranker(db, drain):
-    """A model whose score is the number of tokens: the longest passage comes first."""
+def register(db, name, *, wide=False):
+    """A model whose score is the number of tokens; wide: two scores a passage, of which none is it."""
     folder = Path(tempfile.mkdtemp(prefix="ragstone-reranker-"))
     tokens = [
         helper.make_tensor_value_info(name, TensorProto.INT64, ["n", "t"])
         for name in ("input_ids", "attention_mask")
     ]
-    score = helper.make_tensor_value_info("score", TensorProto.FLOAT, ["n"])
-    graph = helper.make_graph(
-        [
-            helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
-            helper.make_node("ReduceSum", ["mask", "axes"], ["score"], keepdims=0),
-        ],
-        "length",
-        tokens,
-        [score],
-        [helper.make_tensor("axes", TensorProto.INT64, [1], [1])],
-    )
+    score = helper.make_tensor_value_info("score", TensorProto.FLOAT, ["n", 2] if wide else ["n"])
+    nodes = [
+        helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["mask", "axes"], ["sum"], keepdims=int(wide)),
+        helper.make_node("Concat", ["sum", "sum"], ["score"], axis=1)
+        if wide
+        else helper.make_node("Identity", ["sum"], ["score"]),
+    ]
+    axes = helper.make_tensor("axes", TensorProto.INT64, [1], [1])
+    graph = helper.make_graph(nodes, "length", tokens, [score], [axes])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(model, folder / "model.onnx")
     (tokenizer,) = (ROOT / "build" / "model").rglob("tokenizer.json")
@@ -41,9 +40,16 @@ def reranker(db, drain):
         file.chmod(0o644)
     db.execute(
         """insert into rag.models (name, kind, provider, dimension, max_tokens, pooling, normalize, location, sha256)
-           values ('length', 'reranker', 'onnx', 1, 64, 'none', false, %s, sha256(''))""",
-        [str(folder)],
+           values (%s, 'reranker', 'onnx', 1, 64, 'none', false, %s, sha256(''))""",
+        [name, str(folder)],
     )
+    return folder
+
+
+@pytest.fixture
+def reranker(db, drain):
+    """The longest passage comes first."""
+    folder = register(db, "length")
     db.execute("create table facts (id integer primary key, body text)")
     db.execute("select rag.attach_source('facts', content_column => 'body')")
     db.execute(
@@ -86,3 +92,26 @@ def test_a_long_passage_is_cut_to_what_the_model_reads(db, reranker, drain):
         "select document_id, rerank_score from rag.search_documents('honey', 1, rerank => 'length')",
     )
     assert best == (100, 64)
+
+
+def test_a_model_with_more_than_one_score_a_passage_is_refused(db, reranker):
+    folder = register(db, "classes", wide=True)
+    with pytest.raises(psycopg.errors.ExternalRoutineException) as caught:
+        db.execute("select from rag.search_documents('honey', rerank => 'classes')")
+    shutil.rmtree(folder)
+    assert caught.value.diag.message_primary == 'reranker "classes" cannot be used'
+    assert caught.value.diag.message_detail.startswith("the first output of model.onnx has the")
+    assert "one score" in caught.value.diag.message_hint
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "model.onnx"])
+def test_a_missing_file_is_named_and_the_servers_folders_are_not(db, reranker, file):
+    folder = register(db, "partial")
+    (folder / file).unlink()
+    with pytest.raises(psycopg.errors.ExternalRoutineException) as caught:
+        db.execute("select from rag.search_documents('honey', rerank => 'partial')")
+    shutil.rmtree(folder)
+    said = caught.value.diag
+    assert said.message_primary == 'reranker "partial" cannot be used'
+    assert file in said.message_detail and "leave rerank out" in said.message_hint
+    assert str(folder) not in f"{said.message_primary} {said.message_detail} {said.message_hint}"

@@ -191,6 +191,21 @@ def test_a_megabyte_of_question_is_answered_with_a_notice(facts):
         ("'honey', semantic_weight => 1.5", psycopg.errors.InvalidParameterValue, "automatic"),
         ("'[1,2,3]'::vector, 'honey'", psycopg.errors.InvalidParameterValue, "rag.embed"),
         ("null::vector, 'honey'", psycopg.errors.NullValueNotAllowed, "embedded here"),
+        (
+            "array_fill(0, '{384}')::vector, 'honey'",
+            psycopg.errors.InvalidParameterValue,
+            "l2_normalize",
+        ),
+        (
+            "array_fill(1e30, '{384}')::vector, 'honey'",
+            psycopg.errors.InvalidParameterValue,
+            "l2_normalize",
+        ),
+        (
+            "array_fill(1e-9, '{384}')::vector, 'honey'",
+            psycopg.errors.InvalidParameterValue,
+            "l2_normalize",
+        ),
         ("rag.embed('honey'), null", psycopg.errors.NullValueNotAllowed, "your question"),
     ],
 )
@@ -198,6 +213,42 @@ def test_arguments_that_make_no_sense_are_refused_with_a_hint(facts, arguments, 
     with pytest.raises(error) as caught:
         found(facts, arguments)
     assert hint in caught.value.diag.message_hint
+
+
+@pytest.mark.parametrize("question", ["", "honey"])
+@pytest.mark.parametrize("best", [-0.5, -0.001, 0.0001, 0.5])
+def test_the_nearest_come_first_where_hardly_anything_is_near(facts, question, best):
+    """No score is below nought, and what has the same score is in the order of similarity."""
+    for number in range(5):
+        facts.execute(
+            """update rag.document_chunks set embedding = array_cat(array[%s, sqrt(1 - %s ^ 2)], array_fill(0, '{382}'))::vector
+               where document_id = %s""",
+            [best - 0.09 * number, best - 0.09 * number, (number * 2) % 5],
+        )
+    axis = "array_cat(array[1], array_fill(0, '{383}'))::vector"
+    hits = rows(
+        facts,
+        f"select document_id, similarity_score, hybrid_score from rag.search_documents({axis}, %s, mode => 'semantic')",
+        question,
+    )
+    assert [h[0] for h in hits] == [0, 2, 4, 1, 3]
+    assert [h[1] for h in hits] == pytest.approx([best - 0.09 * n for n in range(5)], abs=1e-6)
+    assert all(0 <= h[2] <= 1 + 1e-9 for h in hits)
+
+
+def test_a_stored_vector_of_noughts_spoils_no_score(facts):
+    facts.execute(
+        "update rag.document_chunks set embedding = array_fill(0, '{384}')::vector where document_id = 3"
+    )
+    hits = rows(
+        facts, "select document_id, hybrid_score from rag.search_documents('honey from nectar')"
+    )
+    assert hits[0][0] == 1 and all(0 <= score <= 1 + 1e-9 for _, score in hits)
+
+
+def test_a_question_of_megabytes_is_cut_before_anything_looks_at_it(facts):
+    facts.execute("set statement_timeout = '5s'")
+    assert found(facts, "%s", 'honey "bees" -wasps ' * 250_000)[0] == 1
 
 
 def test_search_before_anything_is_attached_finds_nothing(db):

@@ -109,6 +109,12 @@ def test_modes_use_the_legs_they_name(library):
     )
 
 
+@pytest.mark.parametrize("arguments", ["mode => 'text'", "semantic_weight => 0"])
+def test_words_alone_rank_where_that_is_asked_for_and_an_embedding_is_given(library, arguments):
+    hits = "select document_id, similarity_score from rag.search_documents(rag.embed('Wasps make paper nests'), 'honey', "
+    assert set(rows(library, f"{hits}{arguments})")) == {(1, None), (5, None)}
+
+
 def test_text_mode_needs_no_model(library):
     library.execute("update rag.models set location = '/nowhere'")
     notices = []
@@ -122,7 +128,14 @@ def test_reciprocal_rank_fusion_is_the_published_formula(library):
         library,
         "select hybrid_score, semantic_place, text_place from rag.search_documents('honey invoice', fusion => 'rrf')",
     ):
-        assert score == pytest.approx(1 / (60 + semantic) + (1 / (60 + text) if text else 0))
+        assert score == pytest.approx(30.5 / (60 + semantic) + (30.5 / (60 + text) if text else 0))
+
+
+def test_a_least_score_means_the_same_by_reciprocal_ranks(library):
+    hits = "'honey', fusion => 'rrf', mode => %s, min_score => 0.99"
+    assert found(library, hits, "semantic") == found(library, "'honey', 1, mode => 'semantic'")
+    assert set(found(library, hits.replace("0.99", "0.9"), "hybrid")) <= {1, 5}
+    assert found(library, "'nectar of flowers', fusion => 'rrf', min_score => 0.99") == [1]
 
 
 def test_a_least_score_cuts_off(library):
@@ -134,6 +147,28 @@ def test_a_least_score_cuts_off(library):
     ]
     assert scores and min(scores) >= 0.5
     assert found(library, "'honey', min_score => 2") == []
+
+
+def test_a_least_score_ends_the_search_for_more_documents(book):
+    """All that a long document leaves out is looked for only as long as it could score enough."""
+    book.execute("load 'auto_explain'")
+    plans = []
+    book.add_notice_handler(lambda n: plans.append(n.message_primary))
+    book.execute("set auto_explain.log_min_duration = 0")
+    book.execute("set auto_explain.log_nested_statements = on")
+    book.execute("set client_min_messages = log")
+    rounds = {}
+    for least in (0.0, 0.95):
+        plans.clear()
+        book.execute("select from rag.find_documents('honey bee', min_score => %s)", [least])
+        rounds[least] = sum("with candidate as" in p for p in plans)
+    assert rounds[0.95] == 1 < rounds[0.0]
+
+
+def test_a_least_score_hides_no_document_behind_a_long_one(book):
+    everything = "select document_id from rag.find_documents('honey bee') where score >= 0.3"
+    least = "select document_id from rag.find_documents('honey bee', min_score => 0.3)"
+    assert sorted(rows(book, least)) == sorted(rows(book, everything)) != []
 
 
 def test_places_are_ranks_in_each_leg(library):
@@ -190,6 +225,63 @@ def test_context_is_the_passage_with_its_neighbours_and_no_repetition(book):
         assert content in context and all(n in context for (n,) in neighbours)
         assert len(context) <= sum(len(n) for (n,) in neighbours) + 2
     assert rows(book, "select distinct context from rag.search_documents('honey bee')") == [(None,)]
+
+
+@pytest.fixture
+def neighbours(db, drain):
+    """Stores passages of one document as they are given: what is looked at is how they are joined."""
+    db.execute("create table papers (id integer primary key, body text)")
+    db.execute("select rag.attach_source('papers', content_column => 'body')")
+    db.execute("insert into papers values (1, 'honey')")
+    drain()
+
+    def neighbours(*passages, sections=None):
+        db.execute("delete from rag.document_chunks")
+        for index, content in enumerate(passages):
+            db.execute(
+                """insert into rag.document_chunks (pipeline_id, source_id, document_id, chunk_index, content, char_count, token_count,
+                                                    content_tsv, content_bm25, embedding, content_hash, section)
+                   select 1, 1, 1, %s, %s, 1, 3, '', rag._bm25_weights('', 'simple', 40), rag.embed('honey'), '', %s""",
+                [index, content, sections[index] if sections else None],
+            )
+        return value(
+            db,
+            "select context from rag.search_documents('honey', match_count => 1, context_chunks => 100)",
+        )
+
+    return neighbours
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "joined"),
+    [
+        ("See valve", "electric motor", "See valve\nelectric motor"),
+        ("The total was 12", "2 Results", "The total was 12\n2 Results"),
+        ("as shown in Results", "Results of the test", "as shown in Results\nResults of the test"),
+        ("This page is blank", "This page is blank", "This page is blank\nThis page is blank"),
+        ("open the main valve", "the main valve and wait", "open the main valve and wait"),
+        ("開啟主閥然後等待壓力降到零點五巴之後再慢慢打開", "閥然後等待壓力降到零點五巴之後再慢慢打開第二個閥", "開啟主閥然後等待壓力降到零點五巴之後再慢慢打開第二個閥"),
+        ("x" * 60 + " the end", "x" * 20 + " the end of it", "x" * 60 + " the end of it"),
+    ],
+)  # fmt: skip
+def test_context_leaves_out_only_what_is_surely_repeated(neighbours, before, after, joined):
+    assert neighbours(before, after) == joined
+
+
+def test_context_loses_nothing_where_another_section_begins_or_nothing_overlaps(db, neighbours):
+    passages = ("They eat honey and wax", "honey and wax are sold here")
+    assert neighbours(*passages, sections=["A", "B"]) == "\n".join(passages)
+    assert neighbours(*passages) == "They eat honey and wax are sold here"
+    db.execute("update rag.pipelines set chunk_strategy = 'fixed'")
+    assert neighbours(*passages, sections=["A", "B"]) == "They eat honey and wax are sold here"
+    db.execute("update rag.pipelines set chunk_overlap = 0")
+    assert neighbours(*passages) == "\n".join(passages)
+
+
+def test_context_of_many_long_passages_takes_no_more_time_than_reading_them(neighbours, db):
+    passages = ["honey and wax " * 300 + str(n) for n in range(201)]
+    db.execute("set statement_timeout = '3s'")
+    assert neighbours(*passages).count("\n") == 100
 
 
 def test_a_snippet_marks_the_words_and_escapes_the_rest(db, drain):
@@ -251,6 +343,30 @@ def test_phrases_exclusions_and_alternatives(library, question, answer):
 )  # fmt: skip
 def test_exact_codes_numbers_and_addresses_are_found(library, question, answer):
     assert found(library, "%s, mode => 'text'", question)[0] == answer
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("CVE-2024-12345", 1), ("what is cve-2024-12345?", 1), ("v2.3.1", 2), ("10.0.0.1", 3),
+        ("what is CVE-2024-99999?", 4), ("the flaw of 2024", 4), ("2024 2024年の脆弱性は何ですか", 4),
+    ],
+)  # fmt: skip
+def test_an_exact_code_is_first_whatever_vectors_say(db, drain, question, answer):
+    """Passages that have it lie far from the question, one without a common word lies on it."""
+    db.execute("create table notes (id integer primary key, body text)")
+    db.execute("select rag.attach_source('notes', content_column => 'body')")
+    codes = ("CVE-2024-12345 lets one write files.", "v2.3.1 reads archives.", "10.0.0.1 answers.")
+    for number, body in enumerate((*codes, "Nothing in common."), start=1):
+        db.execute("insert into notes values (%s, %s)", [number, body])
+    db.execute("insert into notes select n, 'Cooking for ' || n from generate_series(20, 90) n")
+    drain()
+    db.execute("update rag.document_chunks set embedding = rag.embed('soup') where document_id < 4")
+    db.execute(
+        "update rag.document_chunks set embedding = rag.embed(%s) where document_id = 4", [question]
+    )
+    assert found(db, "%s", question)[0] == answer
+    assert found(db, "%s, semantic_weight => 0.8", question)[0] == 4
 
 
 @pytest.mark.parametrize(
@@ -331,6 +447,11 @@ def test_the_callers_row_security_on_the_source_is_honoured_where_asked_for(libr
     library.execute(f"grant select on library to {reader}")
     assert set(found(session, "'honey', check_source => true")) == {1, 2}
     assert len(found(session, "'honey'")) == 6
+    library.execute("create schema closed")
+    library.execute("create table closed.notes (id integer primary key, body text)")
+    library.execute("select rag.attach_source('closed.notes', content_column => 'body')")
+    library.execute(f"grant select on closed.notes to {reader}")
+    assert set(found(session, "'honey', check_source => true")) == {1, 2}
     library.execute(f"drop owned by {reader}")
 
 
@@ -355,6 +476,10 @@ def test_the_callers_row_security_on_the_source_is_honoured_where_asked_for(libr
         ("context_chunks => 101", psycopg.errors.InvalidParameterValue, "context"),
         ("source => 'nowhere'", psycopg.errors.UndefinedObject, "rag.sources"),
         ("pipeline => 'nowhere'", psycopg.errors.UndefinedObject, "rag.pipelines"),
+        ("document_filter => array_fill(1::bigint, '{100001}')", psycopg.errors.ProgramLimitExceeded, "tenant_filter"),
+        ("tags_filter => array_fill('x'::text, '{1001}')", psycopg.errors.ProgramLimitExceeded, "one of its own"),
+        ("tags_filter => array[repeat('x', 1100000)]", psycopg.errors.ProgramLimitExceeded, "one of its own"),
+        ("metadata_filter => jsonb_build_object('x', repeat('x', 1100000))", psycopg.errors.ProgramLimitExceeded, "department"),
         ("rerank => 'nowhere'", psycopg.errors.UndefinedObject, "kind = 'reranker'"),
         ("rerank => 'all-MiniLM-L6-v2'", psycopg.errors.UndefinedObject, "kind = 'reranker'"),
     ],
@@ -374,6 +499,38 @@ def test_arguments_that_make_no_sense_are_refused_with_a_hint(
         library.execute(f"select from rag.{form}, {arguments})")
     if hint:
         assert hint in caught.value.diag.message_hint
+
+
+def test_the_largest_filters_are_answered(library):
+    largest = "document_filter => array(select n from generate_series(1, 100000) n)"
+    assert len(found(library, f"'honey', {largest}")) == 6
+    assert (
+        found(
+            library,
+            "'honey', tags_filter => array(select 'x' || n from generate_series(1, 1000) n)",
+        )
+        == []
+    )
+
+
+@pytest.mark.parametrize("setting", ["off", "on"])
+def test_the_sessions_rules_for_literals_change_no_answer(library, setting):
+    library.execute(f"set standard_conforming_strings = {setting}")
+    notices = []
+    library.add_notice_handler(lambda n: notices.append(n.message_primary))
+    assert len(found(library, "'honey'")) == 6
+    assert found(library, """'INV-2024-0816 O''Neil -honey', mode => 'text'""") == [6]
+    assert found(library, """'"make honey"', language => 'en'""") == [1]
+    assert rows(library, "select document_id from rag.find_documents('nectar')")[0] == (1,)
+    assert (
+        value(
+            library,
+            "select count(*) from rag.search_documents('honey', highlight => true) where snippet ~ 'mark'",
+        )
+        == 6 - 4
+    )
+    assert notices == []
+    assert value(library, "show standard_conforming_strings") == setting
 
 
 def test_all_forms_take_the_same_options(db):
