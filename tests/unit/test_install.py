@@ -15,6 +15,7 @@ from conftest import ROOT
 from tools import dist, install
 
 PYTHON = Path(sys.executable)
+CURRENT = install.version()
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in install.MODEL_FILES:
         (build / "model" / name).write_text("{}")
     (build / "model/model.json").write_text(json.dumps({"name": "small"}))
-    (build / "extension/ragstone--0.1.0.sql").write_text("select 1;\n")
+    (build / f"extension/ragstone--{CURRENT}.sql").write_text("select 1;\n")
     monkeypatch.setattr(install, "PACKAGES", build / "site")
     monkeypatch.setattr(install, "MODEL", build / "model")
     monkeypatch.setattr(install, "SCRIPTS", build / "extension")
@@ -64,14 +65,14 @@ def test_versions_live_side_by_side_until_all_are_removed(built: Path, monkeypat
     install.install(server / "lib", server / "share/extension")
     monkeypatch.setattr(install, "version", lambda: "9.9.9")
     install.install(server / "lib", server / "share/extension")
-    assert {p.name for p in (server / "lib/ragstone").glob("[0-9]*")} == {"0.1.0", "9.9.9"}
+    assert {p.name for p in (server / "lib/ragstone").glob("[0-9]*")} == {CURRENT, "9.9.9"}
 
 
 def test_compiled_files_name_the_place_where_they_will_be(built: Path):
     target = built / "packed"
     install.install(Path("/usr/lib/pg"), Path("/usr/share/pg"), target)
-    (compiled,) = (target / "usr/lib/pg/ragstone/0.1.0/library").rglob("*.pyc")
-    assert b"/usr/lib/pg/ragstone/0.1.0/library/__init__.py" in compiled.read_bytes()
+    (compiled,) = (target / "usr/lib/pg/ragstone" / CURRENT / "library").rglob("*.pyc")
+    assert f"/usr/lib/pg/ragstone/{CURRENT}/library/__init__.py".encode() in compiled.read_bytes()
     assert str(target).encode() not in compiled.read_bytes()
 
 
