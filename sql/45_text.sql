@@ -358,19 +358,16 @@ create or replace function rag._foreign_stop_words(query_text text, text_search_
   set search_path = pg_catalog, pg_temp
   set client_min_messages = 'warning'
 as $sql$
-  with question as (
-    select q.text, rag._without_accents(q.text) <> q.text as has_accents
-    from (select rag._parsable(rag._normalized(query_text)) as text) q
-  ), word as (
-    select u.lexeme, u.positions from question q, unnest(to_tsvector('simple', q.text)) u
+  with word as (
+    select u.lexeme, u.positions from unnest(to_tsvector('simple', rag._parsable(rag._normalized(query_text)))) u
     where cardinality(text_search_configs) > 1
   ), spoken as (
     select c.config, array_agg(w.lexeme) as stop_words, sum(cardinality(w.positions)) as count
     from unnest(text_search_configs) as c (config) cross join word w
     where to_tsvector(c.config::regconfig, w.lexeme) = ''
     group by c.config
-    -- A question with accents that has but a few of them is in another language: 'do' and 'an' are words in Vietnamese.
-    having not (select q.has_accents from question q) or 4 * count(*) >= (select count(*) from word)
+    -- Few of them are no sign of the language: 'do' and 'an' are words in Vietnamese, and an Indonesian asks for The Beatles.
+    having 3 * count(*) >= (select count(*) from word)
   ), stop_word as materialized (
     select w.* from word w where w.lexeme in (select unnest(s.stop_words) from spoken s)
   ), own as (

@@ -176,7 +176,7 @@ def test_a_word_that_is_a_stop_word_elsewhere_is_still_asked_for_in_its_own_lang
     assert found(db, "what caused the war") == [1]
 
 
-def test_an_english_stop_word_is_a_word_in_a_question_with_accents(store):
+def test_an_english_stop_word_is_a_word_in_a_question_of_another_language(store):
     db = store(
         ("vi", "Sự kiện do công ty ở Huế tổ chức vào mùa hè."), ("vi", "Sự kiện công ty."), ("en", "An event.")
     )  # fmt: skip
