@@ -462,18 +462,30 @@ create or replace function rag._asks_for_code(query_text text, pipeline rag.pipe
   language plpgsql stable
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
+declare
+  _codes text[];
+  _rest  text := lower(query_text);
+  _code  text;
 begin
   if query_text !~ '\d' then
     return false;
   end if;
-  -- Either there is no word of letters alone, as in 10.0.0.1 or v2.3.1, or a code is somewhere as a whole.
-  -- In scripts without spaces a word can be a sentence.
-  return (octet_length(query_text) = length(query_text) and query_text !~ '(^|\s)[^\d\s]*[[:alpha:]][^\d\s]*(\s|$)')
-      or (cardinality(rag._codes(query_text)) > 0
-          and exists (select from rag._query_lexemes(query_text, pipeline) l where l.chunks > 0 and l.lexeme = any (rag._codes(query_text))));
+  -- Not a word of letters alone, as in 10.0.0.1 or v2.3.1. In scripts without spaces a word can be a sentence.
+  if octet_length(query_text) = length(query_text) and query_text !~ '(^|\s)[^\d\s]*[[:alpha:]][^\d\s]*(\s|$)' then
+    return true;
+  end if;
+  -- Or little beside a code that is somewhere as a whole. One of fewer digits is a word among others: of
+  -- COVID-19 and IL-6 vectors know a lot.
+  _codes := array(select c from unnest(rag._codes(query_text)) c where c ~ '(\d\D*){4}');
+  foreach _code in array _codes loop
+    _rest := replace(_rest, _code, ' ');
+  end loop;
+  return cardinality(_codes) > 0
+     and length(to_tsvector(pipeline.text_search_config::regconfig, _rest)) <= 2
+     and exists (select from rag._query_lexemes(query_text, pipeline) l where l.chunks > 0 and l.lexeme = any (_codes));
 end
 $plpgsql$;
-comment on function rag._asks_for_code(text, rag.pipelines) is 'the question is for something with a number or code, of which vectors know little: all of its words have digits, or it has a code that is somewhere in the corpus';
+comment on function rag._asks_for_code(text, rag.pipelines) is 'the question is for a number or code, of which vectors know little: all of its words have digits, or it is a code of four digits or more that is somewhere in the corpus, with no more than two words beside it';
 
 create or replace function rag._fuse(
     candidates bigint[], query_embedding vector, weights text, options rag._search_options, pipeline rag.pipelines, wanted integer,

@@ -350,6 +350,7 @@ def test_exact_codes_numbers_and_addresses_are_found(library, question, answer):
     [
         ("CVE-2024-12345", 1), ("what is cve-2024-12345?", 1), ("v2.3.1", 2), ("10.0.0.1", 3),
         ("what is CVE-2024-99999?", 4), ("the flaw of 2024", 4), ("2024 2024年の脆弱性は何ですか", 4),
+        ("which kernels and archives does CVE-2024-12345 concern", 4),
     ],
 )  # fmt: skip
 def test_an_exact_code_is_first_whatever_vectors_say(db, drain, question, answer):
