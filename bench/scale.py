@@ -211,10 +211,18 @@ def load(connection: Connection, corpus: Corpus, count: int) -> Row:
     connection.execute("create table documents (id integer primary key, content text)")
     connection.execute("select rag.attach_source('documents', content_column => 'content')")
     connection.execute("create temp table made (id serial, content text, embedding vector)")
-    connection.execute("update rag._pipeline_statistics set average_length = %s", [WORDS])
     with connection.cursor().copy("copy made (content, embedding) from stdin") as copy:
         for text, vector in corpus.passages(count):
             copy.write_row((text, vector_literal(vector)))
+    # As it will turn out: else all weights would be made anew when it is known.
+    connection.execute(
+        """
+        update rag._pipeline_statistics set average_length = (
+          select avg(l.words)
+          from (select content from made limit 1000) m,
+               lateral (select sum(cardinality(u.positions)) as words from unnest(to_tsvector('simple', m.content)) u) l)
+        """
+    )
     connection.execute(
         """
         with source as (select s.source_id from rag.sources s)
@@ -231,10 +239,10 @@ def load(connection: Connection, corpus: Corpus, count: int) -> Row:
             (pipeline_id, source_id, document_id, chunk_index, content, char_count, token_count,
              content_tsv, content_bm25, embedding, tags, content_hash)
           select 1, 1, m.id, 0, m.content, length(m.content), {WORDS}, t.tsv,
-                 rag._bm25_weights(t.tsv, 'simple', {WORDS}), m.embedding,
+                 rag._bm25_weights(t.tsv, 'simple', p.average_length), m.embedding,
                  array(select 't' || s from unnest(array[{shares}]) s
                        where m.id % round(1 / s)::integer = 0), ''
-            from made m, lateral (select to_tsvector('simple', m.content) as tsv) t
+            from made m, rag._pipeline_statistics p, lateral (select to_tsvector('simple', m.content) as tsv) t
           returning pipeline_id, text_search_config, content_tsv
         )
         insert into rag._lexeme_changes (pipeline_id, text_search_config, sign, content_tsv)

@@ -72,11 +72,14 @@ begin
     end if;
 
     -- The stored weights hold the average length as it was: they are made anew when it is off by more
-    -- than a sixth, while that is cheap.
-    if _chunks between 64 and 20000 and abs(_average / _statistics.average_length - 1) > 1.0 / 6 then
+    -- than a sixth, while that is cheap. How many there are is counted: after a few large documents many
+    -- more are stored than have come into the statistics.
+    if _chunks >= 64 and abs(_average / _statistics.average_length - 1) > 1.0 / 6 then
       update rag._pipeline_statistics s set average_length = _average where s.pipeline_id = _statistics.pipeline_id;
-      update rag.document_chunks c set content_bm25 = rag._bm25_weights(c.content_tsv, c.text_search_config, _average)
-      where c.pipeline_id = _statistics.pipeline_id;
+      if (select count(*) from (select from rag.document_chunks c where c.pipeline_id = _statistics.pipeline_id limit 20001) c) <= 20000 then
+        update rag.document_chunks c set content_bm25 = rag._bm25_weights(c.content_tsv, c.text_search_config, _average)
+        where c.pipeline_id = _statistics.pipeline_id;
+      end if;
     end if;
   end loop;
 end

@@ -49,7 +49,7 @@ def test_it_costs_seconds_at_most_and_changes_nothing(db):
 MISTAKES = [
     ("model", "update rag.models set sha256 = sha256('another model')", "sha256"),
     ("model", "update rag.models set location = 'nowhere'", "cannot be read"),
-    ("embedding", "update rag.models set location = 'nowhere'", "nowhere"),
+    ("embedding", "update rag.models set location = 'nowhere'", "model.json"),
     ("embedding", "update rag.models set dimension = 3", "384"),
     ("document_root", "delete from rag._settings where name = 'document_root'", "not set"),
     ("document_root", "update rag._settings set value = '/nowhere'", "no such folder"),
