@@ -15,9 +15,21 @@ where c.language = l.name;
 -- Functions that have other arguments or results now, or none of the name any more. "if exists": at
 -- install there is nothing yet.
 drop function if exists rag._in_any_language(text, text[]);
+drop function if exists rag._query_lexemes(text, rag.pipelines);
+drop function if exists rag._query_weights(text, rag.pipelines);
+drop function if exists rag._rarest_lexemes(text, rag.pipelines, float);
+drop function if exists rag._candidates(vector, text, text, rag._search_options, tsquery, rag.pipelines, integer);
 drop function if exists rag._join_chunks(text[]);
 drop function if exists rag._context(integer, integer, bigint, integer, integer);
 drop function if exists rag._fuse(bigint[], vector, text, rag._search_options, rag.pipelines);
 drop function if exists rag.evaluate(regclass, regclass, integer, text[], text[]);
 
 comment on column rag.search_result.hybrid_score is 'what ranks: both scores fused, the best of the search up to 1';
+
+create type rag._query_lexeme as (
+  lexeme             text,
+  text_search_config text,
+  occurrences        integer, -- in the question
+  chunks             bigint,  -- of the configuration that have it
+  idf                real
+);

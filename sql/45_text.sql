@@ -354,13 +354,18 @@ comment on function rag._text_condition(text[], text, text[]) is 'what a passage
 
 create or replace function rag._foreign_stop_words(query_text text, text_search_configs text[])
   returns table (text_search_config text, positions smallint[])
-  language sql stable
+  language plpgsql stable
   set search_path = pg_catalog, pg_temp
   set client_min_messages = 'warning'
-as $sql$
+as $plpgsql$
+#variable_conflict use_column
+begin
+  if cardinality(text_search_configs) < 2 then
+    return;
+  end if;
+  return query
   with word as (
     select u.lexeme, u.positions from unnest(to_tsvector('simple', rag._parsable(rag._normalized(query_text)))) u
-    where cardinality(text_search_configs) > 1
   ), spoken as (
     select c.config, array_agg(w.lexeme) as stop_words, sum(cardinality(w.positions)) as count
     from unnest(text_search_configs) as c (config) cross join word w
@@ -377,32 +382,31 @@ as $sql$
   )
   select c.config, (select array_agg(p) from stop_word s, unnest(s.positions) p)
   from unnest(text_search_configs) as c (config), own
-  where c.config is distinct from own.config and (select count(*) from stop_word) < (select count(*) from word)
-$sql$;
+  where c.config is distinct from own.config and (select count(*) from stop_word) < (select count(*) from word);
+end
+$plpgsql$;
 comment on function rag._foreign_stop_words(text, text[]) is 'where in a question words stand that are stop words in some language, for each language in which they shall not be asked for; none where there are no other words';
 
-create or replace function rag._query_lexemes(query_text text, pipeline rag.pipelines)
-  returns table (lexeme text, text_search_config text, occurrences integer, chunks bigint, idf real)
+create or replace function rag._query_lexemes(query_text text, pipeline rag.pipelines) returns rag._query_lexeme[]
   language plpgsql stable
   -- SECURITY DEFINER: document frequencies are over all tenants, and the table of them, which would
   -- tell what words others use, stays closed.
   security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
-#variable_conflict use_column
 declare
   _configs constant text[] := rag._text_search_configs(pipeline);
 begin
   -- idf = ln(1 + (N − n + ½) / (n + ½)), as in Lucene: never negative.
-  return query
-    select u.lexeme, c.config, cardinality(u.positions), coalesce(l.chunks, 0),
-           ln(1 + (greatest(coalesce(t.chunks, 0) - coalesce(l.chunks, 0), 0) + 0.5) / (coalesce(l.chunks, 0) + 0.5))::real
+  return array(
+    select row(u.lexeme, c.config, cardinality(u.positions), coalesce(l.chunks, 0),
+               ln(1 + (greatest(coalesce(t.chunks, 0) - coalesce(l.chunks, 0), 0) + 0.5) / (coalesce(l.chunks, 0) + 0.5)))::rag._query_lexeme
     from unnest(_configs) as c (config)
     cross join lateral unnest(rag._analyze(query_text, c.config, is_question => true)) u
     left join rag._foreign_stop_words(query_text, _configs) s on s.text_search_config = c.config
     left join rag._lexemes t on t.pipeline_id = pipeline.pipeline_id and t.lexeme = '' and t.text_search_config = c.config
     left join rag._lexemes l on l.pipeline_id = pipeline.pipeline_id and l.lexeme = u.lexeme and l.text_search_config = c.config
-    where s.positions is null or not u.positions <@ s.positions;
+    where s.positions is null or not u.positions <@ s.positions);
 end
 $plpgsql$;
 comment on function rag._query_lexemes(text, rag.pipelines) is 'lexemes of a query in each language in use, how often each is in it, in how many chunks of the language it occurs, and its inverse document frequency there';

@@ -237,7 +237,7 @@ comment on function rag._estimated_rows(text, rag._search_options, tsquery) is '
 -- Candidates
 ------------------------------------------------------------------------------------------------
 
-create or replace function rag._query_weights(query_text text, pipeline rag.pipelines) returns text
+create or replace function rag._query_weights(lexemes rag._query_lexeme[]) returns text
   language plpgsql stable
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
@@ -246,11 +246,11 @@ begin
   return (
     select '{' || string_agg(w.index || ':' || w.weight, ',' order by w.index) || '}/268435456'
     from (select rag._lexeme_index(l.lexeme, l.text_search_config) as index, max(l.occurrences * l.idf)::real as weight
-          from rag._query_lexemes(query_text, pipeline) l
+          from unnest(lexemes) l
           where l.chunks > 0 group by 1 order by 2 desc limit 1000) w);
 end
 $plpgsql$;
-comment on function rag._query_weights(text, rag.pipelines) is 'idf of each lexeme of a query as a sparsevec''s text form; null where there is none';
+comment on function rag._query_weights(rag._query_lexeme[]) is 'idf of each lexeme of a query as a sparsevec''s text form; null where there is none';
 
 create or replace function rag._lexeme_query(lexemes text[]) returns tsquery
   language plpgsql immutable
@@ -262,7 +262,7 @@ end
 $plpgsql$;
 comment on function rag._lexeme_query(text[]) is 'any of the lexemes';
 
-create or replace function rag._rarest_lexemes(query_text text, pipeline rag.pipelines, bound float) returns text[]
+create or replace function rag._rarest_lexemes(lexemes rag._query_lexeme[], bound float) returns text[]
   language plpgsql stable
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
@@ -270,13 +270,13 @@ begin
   return (
     select array_agg(r.lexeme)
     from (select l.lexeme, sum(sum(l.chunks)) over w as total, row_number() over w as place
-          from rag._query_lexemes(query_text, pipeline) l
+          from unnest(lexemes) l
           group by l.lexeme
           window w as (order by sum(l.chunks), l.lexeme)) r
     where r.total <= bound or r.place = 1);
 end
 $plpgsql$;
-comment on function rag._rarest_lexemes(text, rag.pipelines, float) is 'the rarest lexemes of a query until their chunks add up to the bound: a chunk with only the others is hardly among the best (the idea of MaxScore, Turtle and Flood 1995)';
+comment on function rag._rarest_lexemes(rag._query_lexeme[], float) is 'the rarest lexemes of a query until their chunks add up to the bound: a chunk with only the others is hardly among the best (the idea of MaxScore, Turtle and Flood 1995)';
 
 create or replace function rag._oversampling(pipeline rag.pipelines) returns integer
   language sql immutable
@@ -379,8 +379,8 @@ $sql$;
 comment on function rag._estimated_chunks(rag.pipelines) is 'how many chunks a pipeline has, as of the last analyze; at least 1';
 
 create or replace function rag._candidates(
-    query_embedding vector, query_text text, weights text, options rag._search_options, condition tsquery, pipeline rag.pipelines,
-    wanted integer)
+    query_embedding vector, lexemes rag._query_lexeme[], weights text, options rag._search_options, condition tsquery,
+    pipeline rag.pipelines, wanted integer)
   returns bigint[]
   language plpgsql stable
   set search_path = pg_catalog, pg_temp
@@ -392,6 +392,7 @@ declare
   _by_index   constant boolean := wanted <= 10000 and rag._has_vector_index(pipeline);
   -- Chunks whose BM25 is computed: 96 % of the exact top 10 and more, see docs/search.md.
   _text_bound float;
+  _needed     integer;
   _matching   float;
   _few        bigint;
   _dense      bigint[] := '{}';
@@ -421,17 +422,19 @@ begin
     end if;
   end if;
   if weights is not null and options.mode <> 'semantic' then
-    _lexical := rag._text_candidates(_from, weights,
-      rag._rarest_lexemes(query_text, pipeline, least(_text_bound * _chunks / _matching, 20 * _text_bound)), options, condition, wanted);
-    -- Alone, this leg has to fill the page, if it takes the common words.
-    if cardinality(_lexical) < wanted and query_embedding is null then
-      _lexical := rag._text_candidates(_from, weights, rag._rarest_lexemes(query_text, pipeline, 'infinity'), options, condition, wanted);
-    end if;
+    _text_bound := least(_text_bound * _chunks / _matching, 20 * _text_bound);
+    -- Alone, this leg has to fill the page, if it takes the common words, the rarer of them first.
+    _needed := case when query_embedding is not null then 0 when options.max_per_document is null then options.match_count else wanted end;
+    loop
+      _lexical := rag._text_candidates(_from, weights, rag._rarest_lexemes(lexemes, _text_bound), options, condition, wanted);
+      exit when cardinality(_lexical) >= _needed or _text_bound = 'infinity';
+      _text_bound := case when _text_bound < _chunks then 10 * _text_bound else 'infinity' end;
+    end loop;
   end if;
   return _dense || _lexical;
 end
 $plpgsql$;
-comment on function rag._candidates(vector, text, text, rag._search_options, tsquery, rag.pipelines, integer) is 'chunks worth scoring: up to as many of each leg as are wanted, that many wherever they exist';
+comment on function rag._candidates(vector, rag._query_lexeme[], text, rag._search_options, tsquery, rag.pipelines, integer) is 'chunks worth scoring: up to as many of each leg as are wanted, that many wherever they exist';
 
 ------------------------------------------------------------------------------------------------
 -- Fusion
@@ -458,7 +461,7 @@ end
 $plpgsql$;
 comment on function rag._automatic_weight(vector, float, integer) is 'weight of the dense leg, 0.4 to 0.8, by how sharply it separates its best hit from the background: a model that does not know the language does not';
 
-create or replace function rag._asks_for_code(query_text text, pipeline rag.pipelines) returns boolean
+create or replace function rag._asks_for_code(query_text text, lexemes rag._query_lexeme[], pipeline rag.pipelines) returns boolean
   language plpgsql stable
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
@@ -482,10 +485,10 @@ begin
   end loop;
   return cardinality(_codes) > 0
      and length(to_tsvector(pipeline.text_search_config::regconfig, _rest)) <= 2
-     and exists (select from rag._query_lexemes(query_text, pipeline) l where l.chunks > 0 and l.lexeme = any (_codes));
+     and exists (select from unnest(lexemes) l where l.chunks > 0 and l.lexeme = any (_codes));
 end
 $plpgsql$;
-comment on function rag._asks_for_code(text, rag.pipelines) is 'the question is for a number or code, of which vectors know little: all of its words have digits, or it is a code of four digits or more that is somewhere in the corpus, with no more than two words beside it';
+comment on function rag._asks_for_code(text, rag._query_lexeme[], rag.pipelines) is 'the question is for a number or code, of which vectors know little: all of its words have digits, or it is a code of four digits or more that is somewhere in the corpus, with no more than two words beside it';
 
 create or replace function rag._fuse(
     candidates bigint[], query_embedding vector, weights text, options rag._search_options, pipeline rag.pipelines, wanted integer,
@@ -604,17 +607,18 @@ as $plpgsql$
 declare
   -- Of each leg. More than asked for, as the best of the fused ranking may stand lower in each.
   _wanted     integer := greatest(100, 2 * options.match_count);
-  _weights    constant text := case when query_text ~ '\S' then rag._query_weights(query_text, pipeline) end;
+  _lexemes    constant rag._query_lexeme[] := case when query_text ~ '\S' then rag._query_lexemes(query_text, pipeline) end;
+  _weights    constant text := rag._query_weights(_lexemes);
   _candidates bigint[];
   _hits       rag._search_hit[];
   _unseen     float;
 begin
-  if options.mode = 'hybrid' and options.semantic_weight is null and rag._asks_for_code(query_text, pipeline) then
+  if options.mode = 'hybrid' and options.semantic_weight is null and rag._asks_for_code(query_text, _lexemes, pipeline) then
     options.semantic_weight := 0.2;
   end if;
   loop
     perform rag._set_index_effort(pipeline, _wanted);
-    _candidates := rag._candidates(query_embedding, query_text, _weights, options, condition, pipeline, _wanted);
+    _candidates := rag._candidates(query_embedding, _lexemes, _weights, options, condition, pipeline, _wanted);
     select f.hits, f.most_unseen into _hits, _unseen
     from rag._fuse(_candidates, query_embedding, _weights, options, pipeline, _wanted) f;
     -- One long document can be all of the candidates: then more are needed, as long as there are more that may score enough.
