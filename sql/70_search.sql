@@ -100,7 +100,7 @@ begin
   if found then
     raise exception '%', _fault.message using errcode = _fault.condition, hint = _fault.hint;
   end if;
-  options.language := rag._language_code(options.language);
+  options.language := case when options.language is not null then rag._language_code(options.language) end;
   -- The ends of the weight's range are modes: what counts for nothing need not be looked for.
   options.mode := case when options.mode <> 'hybrid' then options.mode
                        when options.semantic_weight = 0 then 'text'
@@ -212,7 +212,7 @@ begin
           || case when options.metadata_filter is not null then ' and d.metadata @> ($1).metadata_filter' else '' end
           || case when options.changed_after is not null then ' and d.updated_at >= ($1).changed_after' else '' end
           || case when options.changed_before is not null then ' and d.updated_at < ($1).changed_before' else '' end || ')'),
-      (8, options.check_source, rag._readable_in_source())
+      (8, options.check_source, case when options.check_source then rag._readable_in_source() end)
     ) as f (place, is_asked, sql)
     where f.is_asked);
 end
