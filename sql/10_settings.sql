@@ -176,7 +176,7 @@ comment on function rag._set(text, text, bigint) is 'rag.set() of all but the do
 
 create or replace function rag._set_document_root(value text, tenant_id bigint) returns text
   language plpgsql
-  -- SECURITY DEFINER: as for rag._set(). No level has it: whoever may read the server''s files does.
+  -- SECURITY DEFINER: as for rag._set(). No level has it: whoever may read the server's files does.
   security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
@@ -194,7 +194,7 @@ end
 $plpgsql$;
 comment on function rag._set_document_root(text, bigint) is 'rag.set() of the document root';
 
--- The server itself asks who calls: within a function with other rights nobody can tell. A superuser''s
+-- The server itself asks who calls: within a function with other rights nobody can tell. A superuser's
 -- session may be running code of somebody else, as an index or a trigger has some.
 grant execute on function rag._set_document_root(text, bigint) to pg_read_server_files;
 

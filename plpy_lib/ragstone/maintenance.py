@@ -29,19 +29,16 @@ TASKS = {
 
 def maintain(plpy: Any) -> None:
     """Each task in a transaction of its own; one that fails is a warning and stops no other."""
+    require_no_transaction(plpy, "rag.maintain()")
     db = Database(plpy)
-    _require_no_transaction(db, "rag.maintain()")
     _do(db, "changed files queued", lambda: _queue_changed_files(db))
     for task, call in TASKS.items():
         _do(db, task, lambda call=call: db.maintenance_task(call))
 
 
 def require_no_transaction(plpy: Any, name: str) -> None:
-    """Raise 25001 inside a transaction block."""
-    _require_no_transaction(Database(plpy), name)
-
-
-def _require_no_transaction(db: Database, name: str) -> None:
+    """Raise 25001, in the name of a procedure that commits, inside a transaction block."""
+    db = Database(plpy)
     try:
         db.commit()
     except db.database_errors:
