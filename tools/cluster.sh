@@ -105,12 +105,22 @@ find_server() {
     bin=$("$pg_config" --bindir)
 }
 
+postmaster() { head -n 1 "$home/data/postmaster.pid"; }
+
 # A process number may have been given to another process since: ask what it works on.
 running() {
-    local pid
     [ -r "$home/data/postmaster.pid" ] || return 1
-    pid=$(head -n 1 "$home/data/postmaster.pid")
-    [ "$(readlink "/proc/$pid/cwd" 2>/dev/null)" = "$(readlink -f "$home/data")" ]
+    [ "$(readlink "/proc/$(postmaster)/cwd" 2>/dev/null)" = "$(readlink -f "$home/data")" ]
+}
+
+# The running server's program or one of its libraries was replaced on disk, as updates of packages do.
+# Libraries that a session loads from now on may not fit the program that runs.
+outdated() {
+    local process
+    process=/proc/$(postmaster)
+    readlink "$process/exe" >/dev/null 2>&1 || return 1
+    [ ! "$process/exe" -ef "$bin/postgres" ] ||
+        grep -qE '\.so[.0-9]* \(deleted\)$' "$process/maps" 2>/dev/null
 }
 
 make_data() {
@@ -185,7 +195,11 @@ cmd_start() {
     recall_settings
     exec 9>"$home/lock"
     flock 9
-    if running; then return; fi
+    if running; then
+        outdated || return 0
+        echo "ragstone: restarting the private cluster, as PostgreSQL was updated since it started" >&2
+        cmd_stop
+    fi
     [ -e "$home/data" ] || make_data
     [ "$(<"$home/data/PG_VERSION")" = "$("$pg_config" --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')" ] ||
         die "$home was made by PostgreSQL $(<"$home/data/PG_VERSION"), this is $("$pg_config" --version)" \
@@ -210,6 +224,7 @@ cmd_env() {
 cmd_psql() {
     running || die "the private cluster does not run" "Start it with 'make cluster'."
     find_server
+    if outdated; then (cmd_start); fi
     rm -f "$scratch"
     connect exec "$bin/psql" "$@"
 }
