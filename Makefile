@@ -14,7 +14,7 @@ PINNED     = requirements/server.txt requirements/build.txt requirements/model.t
 MODEL      = build/model/model.json
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build install uninstall demo test chaos soak fuzz cluster stop psql env bench bench-search lint lock clean dist test-dist test-debian13 test-pg-upgrade freeze reference installed venv venv-dev
+.PHONY: help deps build install uninstall demo test chaos soak fuzz cluster stop psql env bench bench-search lint lock clean dist test-dist test-debian13 test-debian-forky test-pg-upgrade freeze reference installed venv venv-dev
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -48,6 +48,9 @@ dist: build ## make Debian packages, META.json and a source archive in build/dis
 
 test-debian13: ## run all tests on a clean Debian 13, with PostgreSQL 17 (needs root and debootstrap)
 	@tools/debian_root.sh /var/tmp/ragstone-debian13 trixie make test
+
+test-debian-forky: ## run all tests on a clean Debian forky, with PostgreSQL 18 (needs root and debootstrap)
+	@tools/debian_root.sh /var/tmp/ragstone-debian-forky forky make test
 
 test-pg-upgrade: ## have pg_upgrade take a database from PostgreSQL 15 to 17, on a clean Debian (needs root and debootstrap)
 	@tools/debian_root.sh /var/tmp/ragstone-pg-upgrade trixie tests/upgrade/two_servers.sh

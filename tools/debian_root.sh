@@ -16,27 +16,40 @@ shift 2
 
 bootstrap() {
     command -v debootstrap >/dev/null || { echo "debootstrap is missing: apt-get install debootstrap" >&2; exit 1; }
-    local mirror security
+    local mirror security scripts=${DEBOOTSTRAP_DIR:-/usr/share/debootstrap}/scripts script=()
     mirror=$("$tools/deps.sh" mirror Debian)
     security=$("$tools/deps.sh" mirror Debian-Security)
-    debootstrap --variant=minbase --include=ca-certificates,make "$suite" "$root.new" "$mirror" >&2
-    {
-        echo "deb $mirror $suite main"
-        echo "deb $mirror $suite-updates main"
-        [ -z "$security" ] || echo "deb $security $suite-security main"
-    } >"$root.new/etc/apt/sources.list"
+    # A suite that is newer than debootstrap is made like the newest that it knows.
+    [ -e "$scripts/$suite" ] || script=("$scripts/sid")
+    rm -rf "$root.new"
+    debootstrap --variant=minbase --include=ca-certificates,make "$suite" "$root.new" "$mirror" "${script[@]}" >&2
+    carry_over "$root.new"
+    echo "deb $mirror $suite main" >"$root.new/etc/apt/sources.list"
+    add_if_there "deb $mirror $suite-updates main"
+    [ -z "$security" ] || add_if_there "deb $security $suite-security main"
     chroot "$root.new" apt-get -qq update
     mv "$root.new" "$root"
+}
+
+# A suite that is not released may have no updates, or none that are still valid.
+add_if_there() {
+    echo "$1" >"$root.new/etc/apt/sources.list.d/added.list"
+    if chroot "$root.new" apt-get -qq update >/dev/null 2>&1; then
+        echo "$1" >>"$root.new/etc/apt/sources.list"
+    else
+        echo "left out, as apt cannot use it: $1" >&2
+    fi
+    rm "$root.new/etc/apt/sources.list.d/added.list"
 }
 
 # How this machine reaches its package sources; the clean one must reach them the same way.
 carry_over() {
     local file
     for file in /etc/resolv.conf /etc/hosts /etc/pip.conf /etc/ssl/certs/ca-certificates.crt; do
-        [ ! -e "$file" ] || cp -L "$file" "$root$file"
+        [ ! -e "$file" ] || cp -L "$file" "$1$file"
     done
     apt-config dump --format '%F "%v";%n' Acquire::http Acquire::https Acquire::Check-Valid-Until \
-        Acquire::Check-Date >"$root/etc/apt/apt.conf.d/90carried-over"
+        Acquire::Check-Date >"$1/etc/apt/apt.conf.d/90carried-over"
 }
 
 copy_repository() {
@@ -49,7 +62,7 @@ copy_repository() {
 }
 
 [ -e "$root" ] || bootstrap
-carry_over
+carry_over "$root"
 copy_repository
 mapfile -t carried < <(env | grep -E '^(PIP_[A-Z_]+|SSL_CERT_FILE|https?_proxy|no_proxy|CI)=' || true)
 # shellcheck disable=SC2016 # the inner shell expands these
