@@ -5,6 +5,9 @@ VENV      ?= .venv
 SUDO      := $(if $(filter 0,$(shell id -u)),,sudo)
 TESTS     ?=
 
+# ONNX Runtime sends telemetry otherwise. The installed extension does not depend on this line.
+export ORT_DISABLE_TELEMETRY := 1
+
 # Asked when a recipe runs: `make deps` may only just have installed them.
 PYTHON     = $(shell PG_CONFIG=$(PG_CONFIG) tools/deps.sh python)
 PKGLIBDIR  = $(shell $(PG_CONFIG) --pkglibdir)

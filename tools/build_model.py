@@ -294,6 +294,7 @@ def quantize(fp32: Path, target: Path) -> None:
     type is stated because shape inference knows nothing of the fused operators.
     """
     import onnx
+    embed.quiet_libraries()
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     quantize_dynamic(

@@ -16,7 +16,13 @@ from typing import Any
 import ragstone
 from ragstone import api, tesseract
 from ragstone.db import Database
-from ragstone.embed import MODEL_FILE, TOKENIZER_FILE, Embedder, signals_blocked
+from ragstone.embed import (
+    MODEL_FILE,
+    TOKENIZER_FILE,
+    Embedder,
+    quiet_libraries,
+    signals_blocked,
+)
 from ragstone.errors import DocumentError
 from ragstone.extract.model import Limits
 from ragstone.files import snapshot
@@ -76,6 +82,7 @@ def package(db: Database) -> Finding:
 def libraries(db: Database) -> Finding:
     """What embedding needs can be imported, from the installed folder and from nowhere else."""
     versions = []
+    quiet_libraries()
     for module_name, distribution in LIBRARIES.items():
         try:
             with signals_blocked():

@@ -356,9 +356,18 @@ def _reason(error: Exception, model_dir: Path) -> str:
     return said.replace(f"{model_dir}/", "")
 
 
-def _import_libraries() -> None:
-    # Read once, when the library is loaded: a BLAS thread pool in every backend helps nobody.
+def quiet_libraries() -> None:
+    """To be called before numpy or ONNX Runtime is imported: both read their environment then.
+
+    ONNX Runtime otherwise starts a thread that sends telemetry to its maker, and keeps a database
+    in the home folder of the server's account. A BLAS thread pool in every backend helps nobody.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+
+def _import_libraries() -> None:
+    quiet_libraries()
     # Nothing of what importing makes is garbage, and looking for it takes a twentieth of the time.
     collecting = gc.isenabled()
     gc.disable()

@@ -58,6 +58,37 @@ def cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 # Loading
 
+# A process of its own: what a library does when it is imported, it does once.
+FRESH = """
+import os, sys
+sys.path[:0] = {paths!r}
+{load}
+print(len(os.listdir("/proc/self/task")))
+"""
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        "from pathlib import Path; from ragstone.embed import Embedder;"
+        " Embedder.load(Path({model!r})).embed(['a text'])",
+        "from ragstone import check; check.libraries(None)",
+    ],
+)
+def test_loading_the_model_starts_no_thread_and_leaves_no_file(
+    model_dir: Path, tmp_path: Path, load: str
+) -> None:
+    """ONNX Runtime sends telemetry unless it is told not to: a thread, a database in the home."""
+    paths = [str(Path(embed.__file__).parents[1]), str(Path(np.__file__).parents[1])]
+    code = FRESH.format(paths=paths, load=load.format(model=str(model_dir)))
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=home, check=True, stdout=subprocess.PIPE, text=True
+    )
+    assert done.stdout.split() == ["1"]
+    assert list(tmp_path.iterdir()) == []
+
+
 
 def test_importing_the_module_costs_a_session_nothing() -> None:
     program = (
