@@ -112,6 +112,7 @@ reference: installed venv-dev ## write docs/reference.md and the list of objects
 
 lint: venv-dev ## check Python, SQL and shell code
 	@$(VENV)/bin/ruff check --quiet .
+	@found=$$(PYTHONPATH=plpy_lib $(VENV)/bin/lint-imports --no-cache) || { echo "$$found" >&2; exit 1; }
 	@$(VENV)/bin/python tools/check_sql.py
 	@! command -v shellcheck >/dev/null || shellcheck tools/*.sh tools/debian/* tests/dist/*.sh tests/upgrade/*.sh .ci/run
 

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench.harness import BenchError, Connection, Report, Row, Server, one
-from ragstone.turns import Lane, Turns
+from ragstone.db.rows import Lane
+from ragstone.worker.turns import Turns
 
 NAIVE = """
 create table naive (job_id bigint generated always as identity primary key, priority integer not null default 0,

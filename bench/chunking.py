@@ -19,11 +19,11 @@ import numpy as np
 
 from bench.harness import Report, Row, Server, built_model
 from bench.quality import Asked, Collection, own_tokenizer, read_collection, score_row
-from ragstone.chunk import Chunk, ChunkSpec, chunk
-from ragstone.embed import Embedder
 from ragstone.extract import Limits, extract
-from ragstone.similarity import similarities
-from ragstone.tokens import Tokenizer
+from ragstone.models.onnx import Embedder
+from ragstone.models.tokens import Tokenizer
+from ragstone.reading.chunk import Chunk, ChunkSpec, chunk
+from ragstone.reading.similarity import similarities
 
 SETTINGS = {
     "recursive 512/50": ChunkSpec(),

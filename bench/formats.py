@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.harness import BenchError, Report, Row, Server
-from ragstone import tesseract
-from ragstone.chunk import ChunkSpec
 from ragstone.errors import DocumentError
-from ragstone.extract.model import Limits
-from ragstone.files import snapshot
-from ragstone.protocol import Extraction, ExtractRequest
-from ragstone.sandbox import Sandbox
+from ragstone.extract import tesseract
+from ragstone.extract.options import Limits
+from ragstone.reading.chunk import ChunkSpec
+from ragstone.reading.passages import Extraction
+from ragstone.sandbox.parent import Sandbox
+from ragstone.sandbox.protocol import ExtractRequest
+from ragstone.stores.files import snapshot
 
 TOKENIZER = Path(__file__).resolve().parents[1] / "build" / "model" / "tokenizer.json"
 # The limits that an installation has by default.

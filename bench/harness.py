@@ -26,7 +26,7 @@ from typing import Any, Self
 import psutil
 import psycopg
 
-from ragstone.embed import Embedder
+from ragstone.models.onnx import Embedder
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 REPORTS = REPOSITORY / "build" / "bench"

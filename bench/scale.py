@@ -35,7 +35,7 @@ from bench.harness import (
     one,
     percentile,
 )
-from ragstone.embed import vector_literal
+from ragstone.models.onnx import vector_literal
 
 DIMENSION = 384
 WORDS = 60

@@ -104,7 +104,7 @@ create or replace function rag._check_folder(path text) returns text
   language plpython3u
 as $python$
 @boot@
-from ragstone.api import check_folder
+from ragstone.server.functions import check_folder
 return check_folder(path)
 $python$;
 comment on function rag._check_folder(text) is 'why the server cannot use the folder, or null where it can';

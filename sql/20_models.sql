@@ -12,7 +12,7 @@ create or replace function rag._embed(content text, model text) returns vector
   language plpython3u stable strict parallel restricted
 as $python$
 @boot@
-from ragstone.api import embed
+from ragstone.server.functions import embed
 return embed(plpy, content, model)
 $python$;
 comment on function rag._embed(text, text) is 'embedding by the named model; no prefix, no cache';

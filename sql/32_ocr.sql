@@ -4,7 +4,7 @@ create or replace function rag._ocr_problem(languages text, out problem text, ou
   language plpython3u
 as $python$
 @boot@
-from ragstone.tesseract import data_folder, problem
+from ragstone.extract.tesseract import data_folder, problem
 return problem(languages, data_folder())
 $python$;
 comment on function rag._ocr_problem(text) is 'why these languages cannot be recognised on this server and what to do; nulls where they can';

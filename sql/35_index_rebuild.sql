@@ -165,7 +165,7 @@ create or replace procedure rag._require_no_transaction(name text)
   language plpython3u
 as $python$
 @boot@
-from ragstone.maintenance import require_no_transaction
+from ragstone.server.maintenance import require_no_transaction
 require_no_transaction(plpy, name)
 $python$;
 comment on procedure rag._require_no_transaction(text) is 'raises 25001 inside a transaction block, in the name of a procedure';

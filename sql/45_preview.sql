@@ -9,7 +9,7 @@ create or replace function rag.preview_chunks(
   language plpython3u
 as $python$
 @boot@
-from ragstone.preview import preview_chunks
+from ragstone.server.preview import preview_chunks
 return preview_chunks(plpy, content, file_path, pipeline, file_name)
 $python$;
 comment on function rag.preview_chunks(text, text, text, text) is

@@ -639,7 +639,7 @@ create or replace function rag._rerank(query_text text, passages text[], model t
   language plpython3u stable strict parallel restricted
 as $python$
 @boot@
-from ragstone.api import rerank
+from ragstone.server.functions import rerank
 return rerank(plpy, query_text, passages, model)
 $python$;
 comment on function rag._rerank(text, text[], text) is 'score of each passage for a question, by a reranker';

@@ -190,7 +190,7 @@ create or replace function rag._metric_bounds_s() returns float[]
   language sql immutable
   set search_path = pg_catalog, pg_temp
 as $sql$ select '{0.005,0.01,0.025,0.05,0.1,0.25,0.5,1,2.5,5,10,30,60,300}'::float[] $sql$;
-comment on function rag._metric_bounds_s() is 'upper bounds of the histograms'' buckets; ragstone/meter.py says the same';
+comment on function rag._metric_bounds_s() is 'upper bounds of the histograms'' buckets; ragstone/worker/meter.py says the same';
 
 create or replace function rag._metric_definitions() returns table (place bigint, name text, kind text, help text)
   language sql immutable

@@ -5,7 +5,7 @@ create or replace function rag._check_in_python(name text, out ok boolean, out d
   language plpython3u
 as $python$
 @boot@
-from ragstone.check import run
+from ragstone.server.check import run
 return run(plpy, name)
 $python$;
 comment on function rag._check_in_python(text) is 'a check that the package does';

@@ -26,9 +26,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: E402
 
 from ragstone.errors import DocumentError  # noqa: E402
 from ragstone.extract.model import Limits  # noqa: E402
-from ragstone.files import snapshot  # noqa: E402
-from ragstone.protocol import ExtractRequest  # noqa: E402
-from ragstone.sandbox import Sandbox  # noqa: E402
+from ragstone.sandbox.parent import Sandbox  # noqa: E402
+from ragstone.sandbox.protocol import ExtractRequest  # noqa: E402
+from ragstone.stores.files import snapshot  # noqa: E402
 
 LIMITS = Limits(cpu_seconds=5, wall_seconds=15, max_text_characters=1_000_000)
 

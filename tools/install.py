@@ -27,7 +27,7 @@ from pathlib import Path
 sys.dont_write_bytecode = True  # the tree may belong to another user
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plpy_lib"))
 
-from ragstone.embed import cpu_fingerprint  # noqa: E402
+from ragstone.models.onnx import cpu_fingerprint  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "ragstone"

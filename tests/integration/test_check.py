@@ -11,7 +11,8 @@ import psycopg
 import pytest
 from helpers import eventually, in_background, rows, value
 
-from ragstone import check, tesseract
+from ragstone.extract import tesseract
+from ragstone.server import check
 
 CHECKS = [
     "postgresql", "extension", "package", "libraries", "cpu", "model", "prepacked", "embedding", "extraction", "ocr", "pgvector",

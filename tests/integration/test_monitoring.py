@@ -11,7 +11,7 @@ import pytest
 from helpers import rows, value
 from prometheus_client.parser import text_string_to_metric_families
 
-from ragstone.meter import BOUNDS_S
+from ragstone.worker.meter import BOUNDS_S
 
 DASHBOARD = Path(__file__).resolve().parents[2] / "examples" / "grafana" / "ragstone.json"
 

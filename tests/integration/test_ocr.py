@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from reportlab.lib.utils import ImageReader
 from reportlab.pdfgen.canvas import Canvas
 
-from ragstone.tesseract import data_folder, installed
+from ragstone.extract.tesseract import data_folder, installed
 
 pytestmark = pytest.mark.skipif(
     "eng" not in installed(data_folder()), reason="there is no tesseract-ocr"

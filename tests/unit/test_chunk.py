@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from ragstone.chunk import Chunk, ChunkSpec, _sentences, chunk
 from ragstone.extract.model import Block
+from ragstone.reading.chunk import Chunk, ChunkSpec, _sentences, chunk
 
 
 class WordTokenizer:

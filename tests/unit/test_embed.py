@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ragstone import embed
-from ragstone.embed import Embedder, ModelError, TextTooLong, batches, prepack, vector_literal
-from ragstone.tokens import SPLIT_WINDOW_CHARACTERS, Tokenizer
+from ragstone.models import onnx
+from ragstone.models.onnx import Embedder, ModelError, TextTooLong, batches, prepack, vector_literal
+from ragstone.models.tokens import SPLIT_WINDOW_CHARACTERS, Tokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODEL_DIR = Path(os.environ.get("RAGSTONE_MODEL_DIR", REPOSITORY / "build" / "model"))
@@ -70,7 +70,7 @@ print(len(os.listdir("/proc/self/task")))
 @pytest.mark.parametrize(
     "load",
     [
-        "from pathlib import Path; from ragstone.embed import Embedder;"
+        "from pathlib import Path; from ragstone.models.onnx import Embedder;"
         " Embedder.load(Path({model!r})).embed(['a text'])",
         "from ragstone import check; check.libraries(None)",
     ],
@@ -79,7 +79,7 @@ def test_loading_the_model_starts_no_thread_and_leaves_no_file(
     model_dir: Path, tmp_path: Path, load: str
 ) -> None:
     """ONNX Runtime sends telemetry unless it is told not to: a thread, a database in the home."""
-    paths = [str(Path(embed.__file__).parents[1]), str(Path(np.__file__).parents[1])]
+    paths = [str(Path(onnx.__file__).parents[2]), str(Path(np.__file__).parents[1])]
     code = FRESH.format(paths=paths, load=load.format(model=str(model_dir)))
     home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
     done = subprocess.run(
@@ -92,7 +92,7 @@ def test_loading_the_model_starts_no_thread_and_leaves_no_file(
 
 def test_importing_the_module_costs_a_session_nothing() -> None:
     program = (
-        "import sys, ragstone.embed, ragstone.tokens\n"
+        "import sys, ragstone.models.onnx, ragstone.models.tokens\n"
         "print({'numpy', 'onnxruntime', 'tokenizers'} & set(sys.modules))"
     )
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "plpy_lib")}
@@ -119,7 +119,7 @@ def test_the_servers_signals_never_reach_the_libraries_threads(model_dir: Path) 
     program = (
         "import sys, os, glob\n"
         "from pathlib import Path\n"
-        "from ragstone.embed import Embedder\n"
+        "from ragstone.models.onnx import Embedder\n"
         "e = Embedder.load(Path(sys.argv[1]), threads=2)\n"
         "e.embed(['a text'] * 3)\n"
         "for t in glob.glob('/proc/self/task/*'):\n"
@@ -176,7 +176,7 @@ def test_search_goes_on_with_a_truncated_prepacked_file(copy: Path, name: str) -
 
 @pytest.mark.parametrize("fact", ["cpu", "onnxruntime", "model_sha256"])
 def test_a_prepacked_file_made_elsewhere_is_not_used(copy: Path, fact: str) -> None:
-    stamp = copy / embed.PREPACKED_STAMP_FILE
+    stamp = copy / onnx.PREPACKED_STAMP_FILE
     stamp.write_text(json.dumps({**json.loads(stamp.read_text()), fact: "another"}))
     assert not Embedder.load(copy).prepacked
 
@@ -186,8 +186,8 @@ def test_a_kernel_update_does_not_disable_the_prepacked_file(tmp_path: Path) -> 
     before.write_text("model\t: 1\nflags\t: fpu avx2\n\nmodel\t: 1\n")
     after.write_text("model\t: 1\nflags\t: avx2 new_mitigation fpu\n\n")
     other.write_text("model\t: 1\nflags\t: fpu avx2 avx512f\n\n")
-    assert embed.cpu_fingerprint(before) == embed.cpu_fingerprint(after)
-    assert embed.cpu_fingerprint(before) != embed.cpu_fingerprint(other)
+    assert onnx.cpu_fingerprint(before) == onnx.cpu_fingerprint(after)
+    assert onnx.cpu_fingerprint(before) != onnx.cpu_fingerprint(other)
 
 
 # Embedding

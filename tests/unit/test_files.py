@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ragstone.errors import DocumentError
-from ragstone.files import Snapshot, open_beneath, snapshot
+from ragstone.stores.files import Snapshot, open_beneath, snapshot
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 from tokenizers import models, pre_tokenizers
 
 from ragstone.errors import DocumentError
-from ragstone.extract.model import Limits
-from ragstone.files import snapshot
-from ragstone.protocol import Extraction, ExtractRequest
-from ragstone.sandbox import Sandbox
+from ragstone.extract.options import Limits
+from ragstone.reading.passages import Extraction
+from ragstone.sandbox.parent import Sandbox
+from ragstone.sandbox.protocol import ExtractRequest
+from ragstone.stores.files import snapshot
 
 LIMITS = Limits(cpu_seconds=20, wall_seconds=60, max_text_characters=2_000_000)
 # Reasons that a reader of the document's row can act upon. `crashed` is not one of them.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from ragstone.meter import BOUNDS_S, Meter, log_line
+from ragstone.worker.meter import BOUNDS_S, Meter, log_line
 
 
 def test_take_gives_everything_once():

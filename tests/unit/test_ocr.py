@@ -14,11 +14,11 @@ from PIL import Image
 from reportlab.lib.utils import ImageReader
 from reportlab.pdfgen.canvas import Canvas
 
-from ragstone import tesseract
 from ragstone.errors import DocumentError
-from ragstone.extract.model import Limits
-from ragstone.protocol import ExtractRequest
-from ragstone.sandbox import Sandbox
+from ragstone.extract import tesseract
+from ragstone.extract.options import Limits
+from ragstone.sandbox.parent import Sandbox
+from ragstone.sandbox.protocol import ExtractRequest
 
 MODEL = Path(__file__).resolve().parents[2] / "build" / "model"
 needs_tesseract = pytest.mark.skipif(

@@ -23,13 +23,14 @@ import pytest
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 from tokenizers import models, pre_tokenizers
 
-from ragstone.confine import filter_program
-from ragstone.embed import Embedder, vector_literal
 from ragstone.errors import DocumentError
-from ragstone.extract.model import Limits
-from ragstone.files import snapshot
-from ragstone.protocol import EmbedRequest, Extraction, ExtractRequest
-from ragstone.sandbox import Sandbox, default_interpreter, default_library_paths
+from ragstone.extract.options import Limits
+from ragstone.models.onnx import Embedder, vector_literal
+from ragstone.reading.passages import Extraction
+from ragstone.sandbox.confine import filter_program
+from ragstone.sandbox.parent import Sandbox, default_interpreter, default_library_paths
+from ragstone.sandbox.protocol import EmbedRequest, ExtractRequest
+from ragstone.stores.files import snapshot
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE = REPOSITORY / "plpy_lib"
@@ -120,7 +121,7 @@ child.main()
 @pytest.fixture
 def faulty(tmp_path: Path) -> Iterator[Sandbox]:
     program = tmp_path / "faulty.py"
-    program.write_text(FAULTY.format(child=str(PACKAGE / "ragstone" / "child.py")))
+    program.write_text(FAULTY.format(child=str(PACKAGE / "ragstone" / "sandbox" / "child.py")))
     with Sandbox(program=program) as box:
         yield box
 
@@ -367,9 +368,9 @@ PARENT = """
 import sys, time
 sys.path[:0] = {paths!r}
 from pathlib import Path
-from ragstone.sandbox import Sandbox
-from ragstone.protocol import ExtractRequest
-from ragstone.files import snapshot
+from ragstone.sandbox.parent import Sandbox
+from ragstone.sandbox.protocol import ExtractRequest
+from ragstone.stores.files import snapshot
 box = Sandbox(program=Path({program!r}))
 with snapshot(b"time.sleep(60)", 1000, lambda: None) as copy:
     box.start(lambda: None)
@@ -634,7 +635,7 @@ def test_hostile_input_costs_only_its_own_document(run: Run, sandbox: Sandbox, n
 
 
 def test_the_package_path_in_use_is_this_repositorys() -> None:
-    assert sys.modules["ragstone.sandbox"].__file__ == str(PACKAGE / "ragstone" / "sandbox.py")
+    assert sys.modules["ragstone.sandbox.parent"].__file__ == str(PACKAGE / "ragstone" / "sandbox" / "parent.py")
 
 
 # The model in a child

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from itertools import count
 
-from ragstone.turns import LOOK_SHARE, RETRY_EVERY, Lane, Turns
+from ragstone.db.rows import Lane
+from ragstone.worker.turns import LOOK_SHARE, RETRY_EVERY, Turns
 
 
 class Queue:

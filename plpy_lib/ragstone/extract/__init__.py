@@ -12,7 +12,8 @@ from ..errors import DocumentError
 from .cleaning import clean_text, is_blank
 from .formats import FORMATS, Format, recognise
 from .language import guess_language
-from .model import Block, Collector, Extracted, Limits, Source
+from .model import Block, Collector, Extracted, Source
+from .options import Limits
 
 if TYPE_CHECKING:
     from .ocr import Recogniser

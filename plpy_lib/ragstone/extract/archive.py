@@ -6,7 +6,7 @@ import io
 import zipfile
 
 from ..errors import DocumentError
-from .model import Limits
+from .options import Limits
 
 # Small, repetitive parts compress better than the ratio cap and harm nobody.
 _SMALL_BYTES = 1_000_000

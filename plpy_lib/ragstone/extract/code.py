@@ -6,7 +6,8 @@ import re
 
 from .encoding import decode
 from .formats import extension
-from .model import Collector, Extracted, Limits, Source
+from .model import Collector, Extracted, Source
+from .options import Limits
 
 _MODIFIERS = (
     r"(?:(?:export|default|public|private|protected|internal|static|final|abstract|async|pub(?:"

@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 from .encoding import decode
-from .model import Collector, Extracted, Limits, Source
+from .model import Collector, Extracted, Source
+from .options import Limits
 
 _DELIMITERS = (",", ";", "\t", "|")
 _SAMPLE_LINES = 50

@@ -15,8 +15,9 @@ from typing import Any
 
 from ..errors import DocumentError
 from .archive import open_archive
-from .model import Collector, Extracted, Limits, Source
+from .model import Collector, Extracted, Source
 from .ooxml import part, properties
+from .options import Limits
 
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 # Documents saved as "strict" use another namespace for the same elements.

@@ -12,8 +12,9 @@ from lxml import etree
 from ..errors import DocumentError
 from . import html
 from .archive import open_archive
-from .model import Collector, Extracted, Limits, Source
+from .model import Collector, Extracted, Source
 from .ooxml import parse_xml
+from .options import Limits
 
 _DC = "{http://purl.org/dc/elements/1.1/}"
 

@@ -9,15 +9,8 @@ from typing import Any
 from lxml import etree
 
 from .encoding import decode
-from .model import (
-    MAX_TABLE_HEADER,
-    Collector,
-    Extracted,
-    Kind,
-    Limits,
-    Source,
-    names_columns,
-)
+from .model import MAX_TABLE_HEADER, Collector, Extracted, Kind, Source, names_columns
+from .options import Limits
 
 _SKIPPED = frozenset(
     [

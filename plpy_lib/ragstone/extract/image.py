@@ -6,9 +6,11 @@ from functools import partial
 
 from ..errors import DocumentError
 from .formats import FORMATS, extension
-from .layout import Composer, Page, drop_repeated_margins
-from .model import Collector, Extracted, Limits, Source
+from .layout import Composer, drop_repeated_margins
+from .model import Collector, Extracted, Source
 from .ocr import Picture, Unavailable, no_text, some
+from .options import Limits
+from .page import Page
 
 
 def extract(source: Source, limits: Limits) -> Extracted:

@@ -7,7 +7,8 @@ from typing import Any
 
 from .cleaning import clean_text
 from .encoding import decode
-from .model import Collector, Extracted, Limits, Source
+from .model import Collector, Extracted, Source
+from .options import Limits
 
 _MAX_LABEL = 80
 _MAX_ROW = 400

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from .cleaning import is_blank
 from .model import MAX_HEADING, Collector
+from .page import Line, Page
 
 # A line this much larger than the body is a heading, if it is short.
 _HEADING_RATIO = 1.15
@@ -27,25 +28,6 @@ _END = (".", "!", "?", ":", ";", "。", "！", "？", "…", ".”", ".“", ".)
 # A line is no part of running text if it ends this share of the width before the longest.
 _RAGGED = 0.15
 _MAX_ORNAMENT = 4
-
-
-@dataclass(slots=True, eq=False)
-class Line:
-    """A line of text with its box, in points from the page's lower left corner."""
-
-    text: str
-    size: float
-    left: float
-    right: float
-    bottom: float
-    top: float
-
-
-@dataclass(frozen=True)
-class Page:
-    number: int
-    height: float
-    lines: list[Line]
 
 
 @dataclass(frozen=True)

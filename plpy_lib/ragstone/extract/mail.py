@@ -13,7 +13,8 @@ from email.message import Message
 from . import html
 from .cleaning import clean_text, is_blank
 from .encoding import decode
-from .model import Collector, Extracted, Limits, Source
+from .model import Collector, Extracted, Source
+from .options import Limits
 
 _SHOWN = ("From", "To", "Cc", "Date", "Subject")
 _MAX_HEADER = 2_000

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .encoding import decode
-from .model import MAX_TABLE_HEADER, Collector, Extracted, Limits, Source, row_text
+from .model import MAX_TABLE_HEADER, Collector, Extracted, Source, row_text
+from .options import Limits
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt

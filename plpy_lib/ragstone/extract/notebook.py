@@ -9,7 +9,8 @@ from ..errors import DocumentError
 from . import markdown
 from .cleaning import clean_text
 from .encoding import decode
-from .model import Collector, Extracted, Limits, Source
+from .model import Collector, Extracted, Source
+from .options import Limits
 
 # Results longer than this are data or progress bars.
 _MAX_OUTPUT = 2_000

@@ -15,8 +15,8 @@ from typing import Any
 
 from ..errors import DocumentError
 from .cleaning import is_blank
-from .layout import Line, Page
-from .model import Limits, Ocr
+from .options import Limits, Ocr
+from .page import Line, Page
 
 # What Tesseract is trained on, and what keeps the picture of a page small.
 DPI = 300
@@ -300,7 +300,7 @@ class Picture:
 
 
 def install_hint(languages: str) -> str:
-    from ..tesseract import packages
+    from .tesseract import packages
 
     return (
         f"On Debian and Ubuntu: apt-get install {packages(['eng', *languages.split('+')])};"

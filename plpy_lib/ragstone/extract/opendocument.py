@@ -10,8 +10,9 @@ from lxml import etree
 
 from ..errors import DocumentError
 from .archive import open_archive
-from .model import Collector, Extracted, Kind, Limits, Source
+from .model import Collector, Extracted, Kind, Source
 from .ooxml import part
+from .options import Limits
 
 _NS = "{urn:oasis:names:tc:opendocument:xmlns:%s:1.0}"
 _TEXT, _TABLE, _DRAW, _OFFICE = (_NS % name for name in ("text", "table", "drawing", "office"))

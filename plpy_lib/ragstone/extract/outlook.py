@@ -13,7 +13,8 @@ from ..errors import DocumentError
 from . import mail, rtf
 from .encoding import decode
 from .html import decode_page
-from .model import Collector, Extracted, Limits, Source
+from .model import Collector, Extracted, Source
+from .options import Limits
 
 _NAMES = {"From": "0C1A", "To": "0E04", "Cc": "0E03", "Subject": "0037"}
 _ADDRESSES = ("5D01", "0C1F")

@@ -13,9 +13,11 @@ import pypdfium2.raw as pdfium
 
 from ..errors import DocumentError
 from .cleaning import clean_text
-from .layout import Bookmark, Composer, Line, Page, drop_repeated_margins
-from .model import Collector, Extracted, Limits, Source
+from .layout import Bookmark, Composer, drop_repeated_margins
+from .model import Collector, Extracted, Source
 from .ocr import DPI, MAX_PIXELS, Engine, Recogniser, no_text, some
+from .options import Limits
+from .page import Line, Page
 
 _PRINTED_LINE = re.compile("[^\r\n\ufffe\x02]+[\ufffe\x02]?")
 _LEADERS = re.compile(r"(?: ?[.·_]){5,} ?| ?…{2,} ?")

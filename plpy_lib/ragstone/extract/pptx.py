@@ -14,8 +14,9 @@ from lxml import etree
 
 from ..errors import DocumentError
 from .archive import open_archive
-from .model import Collector, Extracted, Limits, Source
+from .model import Collector, Extracted, Source
 from .ooxml import part, properties, relations
+from .options import Limits
 
 _A = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
 _P = "{http://schemas.openxmlformats.org/presentationml/2006/main}"

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 
 from .encoding import decode
-from .model import Collector, Extracted, Kind, Limits, Source
+from .model import Collector, Extracted, Kind, Source
+from .options import Limits
 
 _RULE = re.compile(r"([!-/:-@\[-`{-~])\1{2,}[ \t]*$")
 _DIRECTIVE = re.compile(r"\.\. (?:\|[^|\n]{1,80}\| )?([\w:+.-]{1,60})::[ \t]*(.*)")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from ..errors import DocumentError
-from .model import Collector, Extracted, Limits, Source
+from .model import Collector, Extracted, Source
+from .options import Limits
 
 _CODE_PAGE = re.compile(rb"\\ansicpg(\d{3,5})")
 _INFO = re.compile(rb"\{\\info(.{0,8000})", re.DOTALL)

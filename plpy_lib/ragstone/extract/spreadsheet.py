@@ -14,7 +14,8 @@ from . import ooxml, opendocument
 from .archive import open_archive
 from .cleaning import clean_text
 from .encoding import decode
-from .model import Collector, Extracted, Limits, Source, names_columns, row_text
+from .model import Collector, Extracted, Source, names_columns, row_text
+from .options import Limits
 
 # Cells between values that are far apart are not walked through one by one.
 _MAX_EMPTY_ROWS = 100_000

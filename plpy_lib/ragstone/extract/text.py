@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from .encoding import decode
-from .model import Collector, Extracted, Limits, Source
+from .model import Collector, Extracted, Source
+from .options import Limits
 
 _PARAGRAPH = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 

@@ -8,8 +8,9 @@ from typing import Any
 from lxml import etree
 
 from ..errors import DocumentError
-from .model import Collector, Extracted, Limits, Source
+from .model import Collector, Extracted, Source
 from .ooxml import parse_xml
+from .options import Limits
 
 _TITLES = frozenset(("title", "head", "heading", "name"))
 _MARKUP = re.compile(r"<(?:p|br|div|a|img|b|i|ul|li|span|strong|em|h[1-6])[\s/>]", re.IGNORECASE)

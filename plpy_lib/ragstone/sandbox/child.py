@@ -1,6 +1,6 @@
 """The program that reads one document after another, or embeds texts, and can do nothing else.
 
-Started by `sandbox.py` as `python -I -S -B child.py NAME`, its socket as standard input. It talks
+Started by `parent.py` as `python -I -S -B child.py NAME`, its socket as standard input. It talks
 only over that socket: see `protocol.py`.
 """
 
@@ -23,12 +23,13 @@ if TYPE_CHECKING:  # nothing of the package may be imported before the limits ar
 
     import numpy as np
 
-    from ragstone.chunk import Similarities
-    from ragstone.embed import Embedder
     from ragstone.extract.model import Extracted
     from ragstone.extract.ocr import Recogniser
-    from ragstone.protocol import Extraction, ExtractRequest
-    from ragstone.tokens import Tokenizer
+    from ragstone.models.onnx import Embedder
+    from ragstone.models.tokens import Tokenizer
+    from ragstone.reading.chunk import Similarities
+    from ragstone.reading.passages import Extraction
+    from ragstone.sandbox.protocol import ExtractRequest
 
 OUT_OF_MEMORY_EXIT = 113
 
@@ -43,10 +44,11 @@ def main() -> NoReturn:
     # Nobody reads what libraries write there until this process ends: the rest of it is dropped.
     os.set_blocking(2, False)
     first = json.loads(receive(channel)[0])
-    sys.path[:0] = [str(Path(__file__).resolve().parent.parent), *first["library_paths"]]
-    from ragstone.confine import confine
+    package = Path(__file__).resolve().parents[1]
+    sys.path[:0] = [str(package.parent), *first["library_paths"]]
+    from ragstone.sandbox.confine import confine
 
-    readable = [str(Path(__file__).resolve().parent), *first["library_paths"], *first["readable"]]
+    readable = [str(package), *first["library_paths"], *first["readable"]]
     # Opened now, since nothing in /proc can be afterwards. getrusage is no help: across vfork and
     # exec its peak is the parent's, shared buffers included.
     statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
@@ -59,7 +61,7 @@ def main() -> NoReturn:
 
 def serve(channel: socket.socket, statm: int) -> NoReturn:
     """Requests, one by one; `statm` is the open file in which the kernel counts our pages."""
-    from ragstone.confine import allow_time, stop_time
+    from ragstone.sandbox.confine import allow_time, stop_time
 
     while True:
         body, fd = receive(channel)
@@ -88,7 +90,7 @@ def read(message: dict[str, Any], fd: int | None) -> dict[str, Any]:
     sys.modules.setdefault("numpy", None)  # type: ignore[arg-type]
     from ragstone.errors import DocumentError, Stage
     from ragstone.extract import extract
-    from ragstone.protocol import ExtractRequest, extraction_to_dict
+    from ragstone.sandbox.protocol import ExtractRequest, extraction_to_dict
 
     stage: Stage = "extract"
     try:
@@ -115,9 +117,9 @@ def read(message: dict[str, Any], fd: int | None) -> dict[str, Any]:
 
 def embed(message: dict[str, Any]) -> dict[str, Any]:
     """The vectors of some texts; every failure but want of memory becomes an answer."""
-    from ragstone.embed import ModelError, vector_literal
     from ragstone.errors import DocumentError
-    from ragstone.protocol import EmbedRequest
+    from ragstone.models.onnx import ModelError, vector_literal
+    from ragstone.sandbox.protocol import EmbedRequest
 
     try:
         request = EmbedRequest.from_dict(message)
@@ -138,8 +140,8 @@ def embed(message: dict[str, Any]) -> dict[str, Any]:
 
 def recogniser(request: ExtractRequest) -> Recogniser | None:
     """What recognises pictures; each page begins the document's time anew."""
-    from ragstone.confine import allow_time
     from ragstone.extract.ocr import Recogniser
+    from ragstone.sandbox.confine import allow_time
 
     limits = request.limits
 
@@ -154,10 +156,10 @@ _tokenizers: dict[Path, Tokenizer] = {}
 
 def passages(found: Extracted, request: ExtractRequest) -> Extraction:
     """Split what was extracted; raises DocumentError too_many_chunks, no_text."""
-    from ragstone.chunk import chunk
     from ragstone.errors import DocumentError
-    from ragstone.protocol import Extraction
-    from ragstone.tokens import Tokenizer
+    from ragstone.models.tokens import Tokenizer
+    from ragstone.reading.chunk import chunk
+    from ragstone.reading.passages import Extraction
 
     if request.tokenizer_path not in _tokenizers:
         _tokenizers[request.tokenizer_path] = Tokenizer.load(request.tokenizer_path)
@@ -191,7 +193,7 @@ _embedders: dict[Path, Embedder] = {}
 
 def embedder(folder: Path) -> Embedder:
     """The model in a folder, loaded once."""
-    from ragstone.embed import Embedder
+    from ragstone.models.onnx import Embedder
 
     if folder not in _embedders:
         # It is kept from openpyxl alone.
@@ -203,8 +205,8 @@ def embedder(folder: Path) -> Embedder:
 
 def comparer(request: ExtractRequest) -> Similarities:
     """What tells how similar sentences are; each batch of them begins the document's time anew."""
-    from ragstone.confine import allow_time
-    from ragstone.similarity import similarities
+    from ragstone.reading.similarity import similarities
+    from ragstone.sandbox.confine import allow_time
 
     def embed(sentences: Sequence[str]) -> np.ndarray:
         allow_time(request.limits.cpu_seconds, request.limits.wall_seconds)
@@ -226,7 +228,7 @@ def read_all(fd: int | None) -> bytes:
 
 
 def encode_or_die(reply: dict[str, Any]) -> bytes:
-    from ragstone.protocol import encode
+    from ragstone.sandbox.protocol import encode
 
     try:
         return encode(reply)

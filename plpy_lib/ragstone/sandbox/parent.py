@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from .errors import DocumentError
-from .protocol import HEADER, Request, encode
+from ragstone.errors import DocumentError
+from ragstone.sandbox.protocol import HEADER, Request, encode
 
 # A cancel is due within a quarter second; the caller's check is made at least this often.
 SLICE_MS = 50

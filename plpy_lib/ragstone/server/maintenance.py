@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ragstone.db import Database, StoredFile
+from ragstone.db.calls import Database
+from ragstone.db.rows import StoredFile
 from ragstone.errors import DocumentError
-from ragstone.files import open_beneath, snapshot
+from ragstone.stores.files import open_beneath, snapshot
 
 TASKS = {
     "outdated documents queued": "rag._queue_outdated()",

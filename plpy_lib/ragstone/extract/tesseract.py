@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from .extract.model import Ocr
+from .options import Ocr
 
 # Debian and Ubuntu, Fedora, Arch, built by hand.
 _FOLDERS = (

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ragstone import api, tesseract
-from ragstone.db import Database
+from ragstone.db.calls import Database
 from ragstone.errors import DocumentError
-from ragstone.files import Snapshot, snapshot
-from ragstone.protocol import Extraction, ExtractRequest
-from ragstone.sandbox import Sandbox
-from ragstone.worker import limits, read_file
+from ragstone.extract import tesseract
+from ragstone.reading.passages import Extraction
+from ragstone.reading.read import limits, read_file
+from ragstone.sandbox.parent import Sandbox
+from ragstone.sandbox.protocol import ExtractRequest
+from ragstone.server import functions
+from ragstone.stores.files import Snapshot, snapshot
 
 _Row = tuple[int, int | None, str | None, int, int, str]
 
@@ -44,7 +46,7 @@ def preview_chunks(
     name = file_name or file_path or ""
     request = ExtractRequest(
         name,
-        api.tokenizer_path(chosen.model),
+        functions.tokenizer_path(chosen.model),
         allowed,
         chosen.chunk_spec,
         ocr=tesseract.ocr(chosen.ocr),

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+from ragstone.db.rows import Lane
 
 RETRY_EVERY = 4
 """One claim in so many goes to a job that was tried before, if one is due."""
 
 LOOK_SHARE = 40
 """Looking up where the lanes begin may take one part in so many of a worker's time."""
-
-
-@dataclass(slots=True)
-class Lane:
-    """Jobs of one priority and tenant that were never tried; those before `job_id` were seen."""
-
-    priority: int
-    tenant_id: int
-    job_id: int
 
 
 class Turns:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from .errors import DocumentError
+from ragstone.errors import DocumentError
 
 # Large enough to be quick, small enough that a cancel is seen within a few milliseconds.
 BLOCK_BYTES = 1 << 20

@@ -14,21 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import ragstone
-from ragstone import api, tesseract
-from ragstone.db import Database
-from ragstone.embed import (
+from ragstone.db.calls import Database
+from ragstone.errors import DocumentError
+from ragstone.extract import tesseract
+from ragstone.extract.options import Limits
+from ragstone.memory import available_bytes
+from ragstone.models.onnx import (
     MODEL_FILE,
     TOKENIZER_FILE,
     Embedder,
     quiet_libraries,
     signals_blocked,
 )
-from ragstone.errors import DocumentError
-from ragstone.extract.model import Limits
-from ragstone.files import snapshot
-from ragstone.memory import available_bytes
-from ragstone.protocol import ExtractRequest
-from ragstone.sandbox import Sandbox
+from ragstone.sandbox.parent import Sandbox
+from ragstone.sandbox.protocol import ExtractRequest
+from ragstone.server import functions
+from ragstone.stores.files import snapshot
 
 REINSTALL = "Install ragstone again: make install, or apt-get install --reinstall of its package"
 REINSTALL_TESSERACT = "Install it again: apt-get install --reinstall tesseract-ocr libtesseract5"
@@ -124,7 +125,7 @@ def model(db: Database) -> Finding:
     """The files of the models in use are the ones that were registered."""
     details = []
     for row in db.models_in_use():
-        folder = api.model_dir(db.model(row["name"]))
+        folder = functions.model_dir(db.model(row["name"]))
         for file in (MODEL_FILE, TOKENIZER_FILE):
             if not os.access(folder / file, os.R_OK):
                 return Finding(False, f"{row['name']}: {folder / file} cannot be read", REINSTALL)
@@ -144,7 +145,7 @@ def model(db: Database) -> Finding:
 def prepacked(db: Database) -> Finding:
     details = []
     for row in db.models_in_use():
-        if not Embedder.load(api.model_dir(db.model(row["name"]))).prepacked:
+        if not Embedder.load(functions.model_dir(db.model(row["name"]))).prepacked:
             return Finding(
                 False,
                 f"{row['name']} is loaded from the plain file: 30 MB more memory a session",
@@ -159,7 +160,7 @@ def extraction(db: Database) -> Finding:
     row = next(iter(db.models_in_use()), None)
     if row is None:
         return Finding(None, "there is no pipeline")
-    request = ExtractRequest("check.md", api.model_dir(db.model(row["name"])) / TOKENIZER_FILE)
+    request = ExtractRequest("check.md", functions.tokenizer_path(db.model(row["name"])))
     try:
         with (
             snapshot(b"# A heading\n\nA sentence to be found.\n", 1_000, db.check) as source,
@@ -213,7 +214,7 @@ def _cannot_recognise(db: Database, languages: str) -> str | None:
     row = next(iter(db.models_in_use()))
     request = ExtractRequest(
         "check.bmp",
-        api.model_dir(db.model(row["name"])) / TOKENIZER_FILE,
+        functions.tokenizer_path(db.model(row["name"])),
         Limits(),
         ocr=tesseract.ocr(languages),
     )

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import ragstone
-from ragstone.db import Database, Model
-from ragstone.embed import TOKENIZER_FILE, Embedder, Reranker, vector_literal
-from ragstone.tokens import Tokenizer
+from ragstone.db.calls import Database
+from ragstone.db.rows import Model
+from ragstone.models.onnx import TOKENIZER_FILE, Embedder, Reranker, vector_literal
+from ragstone.models.tokens import Tokenizer
 
 _embedders: dict[Path, Embedder] = {}
 _rerankers: dict[Path, Reranker] = {}

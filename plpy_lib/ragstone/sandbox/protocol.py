@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from .chunk import Chunk, ChunkSpec
-from .extract.model import Limits, Ocr
+from ragstone.extract.options import Limits, Ocr
+from ragstone.reading.chunk import Chunk, ChunkSpec
+from ragstone.reading.passages import Extraction
 
 HEADER = struct.Struct("!I")
 
@@ -197,21 +198,6 @@ class EmbedRequest:
         if len(vectors) != len(self.texts) or not all(map(_VECTOR.fullmatch, vectors)):
             raise ValueError("the vectors are not of the form agreed")
         return list(vectors)
-
-
-@dataclass(frozen=True)
-class Extraction:
-    """A document as passages. `partial` says what is missing, None if nothing is."""
-
-    mime_type: str
-    title: str | None
-    author: str | None
-    language: str | None
-    created: str | None
-    metadata: dict[str, str]
-    pages: int | None
-    partial: str | None
-    chunks: tuple[Chunk, ...]
 
 
 def encode(message: dict[str, Any]) -> bytes:

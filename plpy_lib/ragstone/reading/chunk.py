@@ -10,7 +10,7 @@ from functools import partial
 from itertools import groupby, pairwise
 from typing import Literal, Protocol
 
-from .extract.model import Block
+from ragstone.extract.model import Block
 
 # semantic-text-splitter takes time with the square of what it is given without a line break
 # (measured: 0.06 s for 100 kB, 5.4 s for 1 MB), so it is given this much at a time.

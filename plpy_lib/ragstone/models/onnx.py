@@ -18,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ragstone.tokens import Tokenizer
+from ragstone.models.tokens import Tokenizer
 
 if TYPE_CHECKING:
     import numpy as np

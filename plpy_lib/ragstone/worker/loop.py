@@ -7,7 +7,6 @@ those before are stored, each in a transaction of its own: three stages at work 
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import time
@@ -15,20 +14,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
-from ragstone import api, tesseract
-from ragstone.chunk import Chunk, keep_cut
-from ragstone.db import Database, Job, Pipeline, StoredChunk, StoredDocument
+from ragstone.db.calls import Database
+from ragstone.db.rows import Job, Pipeline, StoredChunk, StoredDocument
 from ragstone.errors import DocumentError
-from ragstone.extract.model import Limits
-from ragstone.files import Snapshot, open_beneath, snapshot
+from ragstone.extract import tesseract
+from ragstone.extract.options import Limits
 from ragstone.memory import available_bytes, private_bytes
-from ragstone.meter import Meter, log_line
-from ragstone.protocol import EmbedRequest, Extraction, ExtractRequest
-from ragstone.sandbox import Sandbox
-from ragstone.turns import Turns
+from ragstone.reading.chunk import Chunk, keep_cut
+from ragstone.reading.passages import Extraction
+from ragstone.reading.read import chunk_hash, limits, properties, read_file
+from ragstone.sandbox.parent import Sandbox
+from ragstone.sandbox.protocol import EmbedRequest, ExtractRequest
+from ragstone.server import functions
+from ragstone.stores.files import Snapshot, snapshot
+from ragstone.worker.meter import Meter, log_line
+from ragstone.worker.turns import Turns
 
 EMBED_TOGETHER_TOKENS = 8192
 """Documents are embedded together up to this, a second's work: the more texts, the less padding."""
@@ -347,7 +349,7 @@ class Worker:
         self.db.commit()
         if cut is None:
             return None
-        tokenizer = api.tokenizer(pipeline.model)
+        tokenizer = functions.tokenizer(pipeline.model)
         chunks = keep_cut(cut.passages, pipeline.chunk_spec, tokenizer, cut.title)
         return None if chunks is None else Passages(cut.document, chunks)
 
@@ -375,7 +377,7 @@ class Worker:
             file_name=job.file_path or "",
             limits=self._limits(job.tenant_id),
             chunk_spec=pipeline.chunk_spec,
-            tokenizer_path=api.tokenizer_path(pipeline.model),
+            tokenizer_path=functions.tokenizer_path(pipeline.model),
             title=job.title,
             language=job.language,
             ocr=tesseract.ocr(pipeline.ocr),
@@ -420,7 +422,7 @@ class Worker:
         """False where the documents have nothing new to embed."""
         texts = [chunk.embed_text for document in group for chunk in document.new_chunks]
         if texts:
-            folder = api.model_dir(self._pipeline(group[0].job).model)
+            folder = functions.model_dir(self._pipeline(group[0].job).model)
             left = min(document.seconds_left for document in group)
             self._model.submit(EmbedRequest(folder, texts, wall_seconds=max(left, 0.001)))
         return bool(texts)
@@ -576,68 +578,3 @@ class Worker:
                 detail=f"{problem}.",
                 hint="Delete other documents of the tenant, or raise the limit with rag.set().",
             )
-
-
-def limits(settings: Mapping[str, str | None]) -> Limits:
-    """What a document may cost by the settings."""
-
-    def integer(name: str) -> int:
-        return int(settings[name] or 0)
-
-    return Limits(
-        max_file_bytes=integer("max_file_bytes"),
-        max_inflated_bytes=integer("max_inflated_bytes"),
-        max_pages=integer("max_pages"),
-        max_text_characters=integer("max_text_characters"),
-        max_chunks=integer("max_chunks"),
-        memory_bytes=integer("extraction_memory_bytes"),
-        cpu_seconds=integer("extraction_cpu_s"),
-        wall_seconds=integer("extraction_wall_s"),
-        ocr_page_seconds=integer("ocr_page_s"),
-        ocr_seconds=integer("ocr_document_s"),
-        allowed_types=(settings["allowed_types"] or "*").split(","),
-    )
-
-
-def read_file(
-    root: str | None, path: str | None, max_bytes: int, check: Callable[[], None]
-) -> Snapshot:
-    """A copy of a file below the document root; raises DocumentError where there is none."""
-    if root is None:
-        raise DocumentError(
-            "no_document_root",
-            "no document root is set",
-            permanent=False,
-            stage="read",
-            hint="Type: select rag.set('document_root', '/folder/of/the/documents');",
-        )
-    if path is None:
-        raise DocumentError(
-            "no_path",
-            "the path is null",
-            stage="read",
-            hint="Put the file's name into the path column, or delete the row.",
-        )
-    fd = open_beneath(Path(root), path)
-    try:
-        return snapshot(fd, max_bytes, check)
-    finally:
-        os.close(fd)
-
-
-def chunk_hash(chunk: Chunk) -> str:
-    """sha256 in hexadecimal of what is stored and what is embedded: equal means the same vector."""
-    return hashlib.sha256(f"{chunk.content}\0{chunk.embed_text}".encode()).hexdigest()
-
-
-def properties(extraction: Extraction) -> dict[str, object]:
-    """What the file says of itself, for rag.documents.extracted."""
-    known = {
-        "title": extraction.title,
-        "author": extraction.author,
-        "language": extraction.language,
-        "created": extraction.created,
-        "pages": extraction.pages,
-        "partial": extraction.partial,
-    }
-    return extraction.metadata | {key: value for key, value in known.items() if value is not None}

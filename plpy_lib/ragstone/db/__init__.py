@@ -1,0 +1,1 @@
+"""The connection port: statements, and the calls that are made of them."""

@@ -1,0 +1,1 @@
+"""From what was extracted to passages."""

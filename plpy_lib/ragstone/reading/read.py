@@ -1,0 +1,79 @@
+"""Reading one document: its file, what it may cost, and what is kept of it beside the passages."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ragstone.errors import DocumentError
+from ragstone.extract.options import Limits
+from ragstone.reading.chunk import Chunk
+from ragstone.reading.passages import Extraction
+from ragstone.stores.files import Snapshot, open_beneath, snapshot
+
+
+def limits(settings: Mapping[str, str | None]) -> Limits:
+    """What a document may cost by the settings."""
+
+    def integer(name: str) -> int:
+        return int(settings[name] or 0)
+
+    return Limits(
+        max_file_bytes=integer("max_file_bytes"),
+        max_inflated_bytes=integer("max_inflated_bytes"),
+        max_pages=integer("max_pages"),
+        max_text_characters=integer("max_text_characters"),
+        max_chunks=integer("max_chunks"),
+        memory_bytes=integer("extraction_memory_bytes"),
+        cpu_seconds=integer("extraction_cpu_s"),
+        wall_seconds=integer("extraction_wall_s"),
+        ocr_page_seconds=integer("ocr_page_s"),
+        ocr_seconds=integer("ocr_document_s"),
+        allowed_types=(settings["allowed_types"] or "*").split(","),
+    )
+
+
+def read_file(
+    root: str | None, path: str | None, max_bytes: int, check: Callable[[], None]
+) -> Snapshot:
+    """A copy of a file below the document root; raises DocumentError where there is none."""
+    if root is None:
+        raise DocumentError(
+            "no_document_root",
+            "no document root is set",
+            permanent=False,
+            stage="read",
+            hint="Type: select rag.set('document_root', '/folder/of/the/documents');",
+        )
+    if path is None:
+        raise DocumentError(
+            "no_path",
+            "the path is null",
+            stage="read",
+            hint="Put the file's name into the path column, or delete the row.",
+        )
+    fd = open_beneath(Path(root), path)
+    try:
+        return snapshot(fd, max_bytes, check)
+    finally:
+        os.close(fd)
+
+
+def chunk_hash(chunk: Chunk) -> str:
+    """sha256 in hexadecimal of what is stored and what is embedded: equal means the same vector."""
+    return hashlib.sha256(f"{chunk.content}\0{chunk.embed_text}".encode()).hexdigest()
+
+
+def properties(extraction: Extraction) -> dict[str, object]:
+    """What the file says of itself, for rag.documents.extracted."""
+    known = {
+        "title": extraction.title,
+        "author": extraction.author,
+        "language": extraction.language,
+        "created": extraction.created,
+        "pages": extraction.pages,
+        "partial": extraction.partial,
+    }
+    return extraction.metadata | {key: value for key, value in known.items() if value is not None}

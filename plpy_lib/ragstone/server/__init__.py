@@ -1,0 +1,1 @@
+"""What SQL functions in PL/Python call."""

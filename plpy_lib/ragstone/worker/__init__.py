@@ -1,0 +1,1 @@
+"""From claimed jobs to stored chunks."""
