@@ -72,7 +72,7 @@ print(len(os.listdir("/proc/self/task")))
     [
         "from pathlib import Path; from ragstone.models.onnx import Embedder;"
         " Embedder.load(Path({model!r})).embed(['a text'])",
-        "from ragstone import check; check.libraries(None)",
+        "from ragstone.server import check; check.libraries(None)",
     ],
 )
 def test_loading_the_model_starts_no_thread_and_leaves_no_file(
