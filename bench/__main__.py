@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from bench import (
+    attach,
     bloat,
     chunking,
     formats,
@@ -26,6 +27,7 @@ QUESTIONS = {
     "quality": quality,
     "scale": scale,
     "triggers": triggers,
+    "attach": attach,
     "chunking": chunking,
     "stops": stops,
     "bloat": bloat,

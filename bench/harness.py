@@ -9,6 +9,7 @@ import platform
 import random
 import re
 import statistics
+import subprocess
 import sysconfig
 import tempfile
 import threading
@@ -140,6 +141,38 @@ def drain(connection: Connection) -> None:
     if left:
         reasons = "; ".join(f"{count} {reason}" for reason, count in left[:5])
         raise BenchError(f"not all documents were completed: {reasons}")
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """What pgbench says, without the time to connect."""
+
+    per_second: float
+    mean_ms: float
+
+
+def pgbench(
+    connection: Connection, database: Database, script: str, clients: int, *options: str
+) -> Throughput:
+    """Run the script from so many sessions with the pgbench of the server's version.
+
+    Raises BenchError where a statement fails.
+    """
+    (bindir,) = one(connection, "select setting from pg_config() where name = 'BINDIR'")
+    program = Path(bindir, "pgbench")
+    with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
+        file.write(script)
+        file.flush()
+        said = subprocess.run(
+            [program if program.exists() else "pgbench", "-n", "-M", "simple", "-f", file.name,
+             "-c", str(clients), "-j", "2", *options, database.name],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    per_second = re.search(r"tps = ([\d.]+)", said.stdout)
+    latency = re.search(r"latency average = ([\d.]+)", said.stdout)
+    if said.returncode or not per_second or not latency:
+        raise BenchError(f"pgbench: {said.stderr or said.stdout}")
+    return Throughput(float(per_second[1]), float(latency[1]))
 
 
 # --- documents ---------------------------------------------------------------------------------

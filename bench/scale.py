@@ -13,8 +13,6 @@ import json
 import os
 import re
 import statistics
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,6 +32,7 @@ from bench.harness import (
     built_model,
     one,
     percentile,
+    pgbench,
 )
 from ragstone.models.onnx import vector_literal
 
@@ -364,33 +363,16 @@ def by_pgbench(
     for name, sql in kinds.items():
         asked = sql.replace("%(vector)s::vector", "q.vector").replace("%(text)s", "q.text")
         asked = " ".join(asked.split())
-        with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
-            file.write(
-                f"\\set n random(1, {len(questions)})\n"
-                f"select r.* from (select * from questions where n = :n) q, lateral ({asked}) r;\n"
-            )
-            file.flush()
-            said = subprocess.run(
-                [pgbench(connection), "-n", "-M", "simple", "-f", file.name, "-c", str(options.clients), "-j", "2",
-                 "-T", str(options.seconds), database.name],
-                capture_output=True, text=True, check=False,
-            )  # fmt: skip
-        found = re.search(r"tps = ([\d.]+)", said.stdout)
-        latency = re.search(r"latency average = ([\d.]+)", said.stdout)
-        if said.returncode or not found or not latency:
-            raise BenchError(f"pgbench: {said.stderr or said.stdout}")
+        script = (
+            f"\\set n random(1, {len(questions)})\n"
+            f"select r.* from (select * from questions where n = :n) q, lateral ({asked}) r;\n"
+        )
+        found = pgbench(connection, database, script, options.clients, "-T", str(options.seconds))
         yield {
             "what": name,
-            "per second": float(found[1]),
-            "mean ms": float(latency[1]),
+            "per second": found.per_second,
+            "mean ms": found.mean_ms,
         }
-
-
-def pgbench(connection: Connection) -> str:
-    """That of the server's version, where it is installed here."""
-    (bindir,) = one(connection, "select setting from pg_config() where name = 'BINDIR'")
-    path = Path(bindir, "pgbench")
-    return str(path) if path.exists() else "pgbench"
 
 
 def timed(connection: Connection, sql: str, question: Question) -> tuple[float, list[int]]:
