@@ -1,5 +1,5 @@
 # PostgreSQL with ragstone, from Debian's packages. The list is that of `tools/deps.sh packages 17`,
-# which a test compares; no test builds the image.
+# which a test compares. `make test-image` carries out these lines without Docker.
 
 FROM debian:trixie-slim AS build
 RUN apt-get update && apt-get install -y --no-install-recommends \

@@ -17,7 +17,7 @@ PINNED     = requirements/server.txt requirements/build.txt requirements/model.t
 MODEL      = build/model/model.json
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build install uninstall demo test chaos soak fuzz cluster stop psql env bench bench-search lint lock clean dist test-dist test-debian13 test-debian-forky test-pg-upgrade freeze reference installed venv venv-dev
+.PHONY: help deps build install uninstall demo test chaos soak fuzz cluster stop psql env bench bench-search lint lock clean dist test-dist test-image test-debian13 test-debian-forky test-pg-upgrade freeze reference installed venv venv-dev
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -60,6 +60,9 @@ test-pg-upgrade: ## have pg_upgrade take a database from PostgreSQL 15 to 17, on
 
 test-dist: dist ## install the packages on a clean Debian, search, upgrade, purge (SUITE=trixie; needs root)
 	@tests/dist/run.sh $(SUITE)
+
+test-image: ## carry out Dockerfile in clean roots, without Docker, and search in the result (needs root and debootstrap)
+	@$(PYTHON) -B tests/dist/image.py
 
 demo: ## install all there is to install, take in the sample documents, ask three questions
 	@$(MAKE) --no-print-directory deps
