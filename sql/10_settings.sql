@@ -1,4 +1,4 @@
--- Settings: privileged, typed, with a default and a checked setter.
+-- Settings: their definitions, who may change them, and what a tenant has.
 
 create or replace function rag._setting_definitions()
   returns table (name text, kind text, default_value text, minimum numeric, maximum numeric, unit text, per_tenant boolean, description text)
@@ -51,7 +51,8 @@ create or replace view rag.settings as
     select o.tenant_id from rag._settings o where o.name = d.name and o.tenant_id is not null
   ) t
   left join rag._settings s on s.name = d.name and s.tenant_id is not distinct from t.tenant_id;
-comment on view rag.settings is 'all settings with value, unit, default and meaning, and those that one tenant has otherwise; change one with rag.set(name, value)';
+comment on view rag.settings is
+  'all settings with value, unit, default and meaning, and those that one tenant has otherwise; change one with rag.set(name, value)';
 
 create or replace function rag._definition(name text, tenant_id bigint, out kind text, out default_value text, out minimum numeric, out maximum numeric, out description text)
   language plpgsql stable
@@ -75,7 +76,8 @@ begin
   end if;
 end
 $plpgsql$;
-comment on function rag._definition(text, bigint) is 'what a setting is; raises 42704 for a name that is none, 22023 for a tenant''s where tenants have none';
+comment on function rag._definition(text, bigint) is
+  'what a setting is; raises 42704 for a name that is none, 22023 for a tenant''s where tenants have none';
 
 create or replace function rag._caller() returns name
   language sql stable
@@ -100,15 +102,6 @@ end
 $plpgsql$;
 comment on function rag.get(text, bigint) is 'value of a setting, for one tenant where that is given; raises 42704 for a name that is none';
 
-create or replace function rag._check_folder(path text) returns text
-  language plpython3u
-as $python$
-@boot@
-from ragstone.server.functions import check_folder
-return check_folder(path)
-$python$;
-comment on function rag._check_folder(text) is 'why the server cannot use the folder, or null where it can';
-
 create or replace function rag._folder_hint(path text) returns text
   language sql immutable
   set search_path = pg_catalog, pg_temp
@@ -132,13 +125,13 @@ begin
   end if;
 
   _problem := case _definition.kind
-    when 'integer'  then rag._check_integer(_store_setting.value, _definition.minimum, _definition.maximum)
-    when 'integers' then (select min(rag._check_integer(part, _definition.minimum, _definition.maximum))
+    when 'integer'  then rag._integer_problem(_store_setting.value, _definition.minimum, _definition.maximum)
+    when 'integers' then (select min(rag._integer_problem(part, _definition.minimum, _definition.maximum))
                           from string_to_table(_store_setting.value, ',') part)
     when 'boolean'  then case when lower(_store_setting.value) not in ('on', 'off') then 'it is on or off' end
     when 'types'    then case when _store_setting.value !~ '^(\*|[a-z]+/[a-z0-9.+*-]+)(,(\*|[a-z]+/[a-z0-9.+*-]+))*$'
                               then 'it is a list of mime types with commas between and no spaces' end
-    when 'folder'   then rag._check_folder(_store_setting.value)
+    when 'folder'   then rag._folder_problem(_store_setting.value)
   end;
   if _problem is not null then
     raise exception 'invalid value for setting "%": "%"', _store_setting.name, _store_setting.value
@@ -156,7 +149,8 @@ begin
   return _store_setting.value;
 end
 $plpgsql$;
-comment on function rag._store_setting(text, text, bigint) is 'checks and keeps the value of a setting (null: forgets it), and returns the value now in force';
+comment on function rag._store_setting(text, text, bigint) is
+  'checks and keeps the value of a setting (null: forgets it), and returns the value now in force';
 
 create or replace function rag._set(name text, value text, tenant_id bigint) returns text
   language plpgsql
@@ -214,9 +208,11 @@ begin
   return rag._set_document_root(set.value, set.tenant_id);
 end
 $plpgsql$;
-comment on function rag.set(text, text, bigint) is 'changes a setting, for all or for one tenant (value null: back to what it was without), and returns the value now in force; raises 42704 for an unknown name, 22023 for a value it cannot have, 42501 for the document root without pg_read_server_files';
+comment on function rag.set(text, text, bigint) is
+  'changes a setting, for all or for one tenant (value null: back to what it was without), and returns the value now in force; raises'
+  ' 42704 for an unknown name, 22023 for a value it cannot have, 42501 for the document root without pg_read_server_files';
 
-create or replace function rag._check_integer(value text, minimum numeric, maximum numeric) returns text
+create or replace function rag._integer_problem(value text, minimum numeric, maximum numeric) returns text
   language sql immutable
   set search_path = pg_catalog, pg_temp
 as $sql$
@@ -225,7 +221,7 @@ as $sql$
     when value::numeric < minimum or value::numeric > maximum then format('it is from %s to %s', minimum, maximum)
   end
 $sql$;
-comment on function rag._check_integer(text, numeric, numeric) is 'why the text is no whole number in the range, or null where it is';
+comment on function rag._integer_problem(text, numeric, numeric) is 'why the text is no whole number in the range, or null where it is';
 
 create or replace function rag._settings_of(tenant_id bigint) returns table (name text, value text)
   language sql stable
@@ -237,42 +233,3 @@ as $sql$
   left join rag._settings t on t.name = d.name and t.tenant_id = _settings_of.tenant_id
 $sql$;
 comment on function rag._settings_of(bigint) is 'all settings as they are for a tenant (null: for everybody)';
-
-create or replace function rag._quota_problem(job_id bigint, bytes bigint, chunks integer) returns text
-  language plpgsql stable
-  set search_path = pg_catalog, pg_temp
-as $plpgsql$
-declare
-  _document rag.documents;
-  _used     record;
-  _problem  text;
-begin
-  select d.* into _document
-    from rag.ingestion_queue q join rag.documents d on d.source_id = q.source_id and d.document_id = q.document_id
-   where q.job_id = _quota_problem.job_id;
-  if _document.tenant_id is null then
-    return null;
-  end if;
-  select count(*) as documents, coalesce(sum(d.file_size), 0) as bytes into _used
-    from rag.documents d
-   where d.tenant_id = _document.tenant_id and d.status = 'completed'
-     and (d.source_id, d.document_id) <> (_document.source_id, _document.document_id);
-
-  select format('%s is %s, and tenant %s would have %s', l.name, l.value, _document.tenant_id, l.would_be)
-    into _problem
-    from (values
-      ('max_tenant_documents',      _used.documents + 1),
-      ('max_tenant_bytes',          _used.bytes + _quota_problem.bytes),
-      ('max_tenant_chunks_per_day', _quota_problem.chunks + (
-         select coalesce(sum(v.chunks), 0)::bigint
-         from rag.document_versions v
-         join rag.documents d on d.source_id = v.source_id and d.document_id = v.document_id
-         where v.finished_at > now() - interval '24 hours' and d.tenant_id = _document.tenant_id))) as u (name, would_be)
-    cross join lateral (select u.name, rag.get(u.name, _document.tenant_id)::bigint as value, u.would_be) l
-   where l.would_be > l.value
-   order by l.name
-   limit 1;
-  return _problem;
-end
-$plpgsql$;
-comment on function rag._quota_problem(bigint, bigint, integer) is 'which quota of its tenant a job''s document would exceed if it came to so many bytes and chunks, in words; null where none';

@@ -28,7 +28,9 @@ begin
   perform rag._prune_versions(_retire_version.source_id, _retire_version.document_id);
 end
 $plpgsql$;
-comment on function rag._retire_version(integer, bigint, integer) is 'makes a document''s ready version a superseded one and keeps a copy of its chunks; the caller has the document locked and replaces the chunks';
+comment on function rag._retire_version(integer, bigint, integer) is
+  'makes a document''s ready version a superseded one and keeps a copy of its chunks; the caller has the document locked and replaces the'
+  ' chunks';
 
 create or replace function rag._prune_versions(source_id integer default null, document_id bigint default null) returns bigint
   language plpgsql
@@ -57,7 +59,8 @@ begin
   return _pruned;
 end
 $plpgsql$;
-comment on function rag._prune_versions(integer, bigint) is 'lets go of kept chunks beyond retain_versions, of one document or all; returns of how many versions';
+comment on function rag._prune_versions(integer, bigint) is
+  'lets go of kept chunks beyond retain_versions, of one document or all; returns of how many versions';
 
 create or replace function rag.restore_version(version_id bigint) returns integer
   language plpgsql
@@ -134,4 +137,7 @@ begin
   return _version.chunks;
 end
 $plpgsql$;
-comment on function rag.restore_version(bigint) is 'brings a superseded version of a document back into search, in place of the present one, which is kept in its stead; it stays until the row or its file changes. Returns its number of chunks. Raises 42704 for no version, 55000 where its chunks are not kept, 55006 while a job of the document waits or runs';
+comment on function rag.restore_version(bigint) is
+  'brings a superseded version of a document back into search, in place of the present one, which is kept in its stead; it stays until the'
+  ' row or its file changes. Returns its number of chunks. Raises 42704 for no version, 55000 where its chunks are not kept, 55006 while a'
+  ' job of the document waits or runs';

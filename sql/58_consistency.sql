@@ -110,4 +110,31 @@ begin
   end loop;
 end
 $plpgsql$;
-comment on function rag.check_consistency() is 'everything that contradicts itself: chunks, versions, jobs and documents that do not belong together, rows without a document and documents without a row; no rows is how it should be. Reads all of it, so it takes a while with many documents, and changes nothing';
+comment on function rag.check_consistency() is
+  'everything that contradicts itself: chunks, versions, jobs and documents that do not belong together, rows without a document and'
+  ' documents without a row; no rows is how it should be. Reads all of it, so it takes a while with many documents, and changes nothing';
+
+create or replace function rag.cleanup_orphaned_chunks() returns bigint
+  language plpgsql
+  -- SECURITY DEFINER: chunks are written by ragstone alone.
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _deleted bigint;
+begin
+  with gone as (
+    delete from rag.document_chunks c
+     where not exists (select from rag.documents d where d.source_id = c.source_id and d.document_id = c.document_id)
+    returning c.pipeline_id, c.text_search_config, c.content_tsv
+  ), noted as (
+    insert into rag._lexeme_changes (pipeline_id, text_search_config, sign, content_tsv)
+    select g.pipeline_id, g.text_search_config, -1, g.content_tsv from gone g
+    returning 1
+  )
+  select count(*) into _deleted from noted;
+  return _deleted;
+end
+$plpgsql$;
+comment on function rag.cleanup_orphaned_chunks() is
+  'removes chunks whose document is gone and returns how many there were; deletes take chunks along, so anything but 0 is worth asking why';

@@ -61,9 +61,10 @@ as $sql$
   select 'admin', 'routine', f, 'execute', null
   from unnest(array['set', 'attach_source', 'detach_source', 'enqueue_existing', 'create_pipeline', 'activate_pipeline', 'resume_pipeline',
                     'drop_pipeline', 'set_ocr', '_set', 'defer_index', 'build_index', 'set_tenant_role', 'enable_tenant_isolation', 'disable_tenant_isolation', 'evaluate', 'ann_recall',
-                    '_check_judgements', '_column_type', '_dcg', '_require_column']) f
+                    '_column_type', '_dcg', '_require_column', '_require_judgements']) f
 $sql$;
-comment on function rag._privileges() is 'what each level may do: the one table behind rag.grant_usage(); admin may do what the other levels may, too';
+comment on function rag._privileges() is
+  'what each level may do: the one table behind rag.grant_usage(); admin may do what the other levels may, too';
 
 create or replace function rag._level_privileges(level text)
   returns table (kind text, object text, privilege text, columns text)
@@ -79,7 +80,7 @@ as $sql$
 $sql$;
 comment on function rag._level_privileges(text) is 'rag._privileges() of a level, with every form of a function';
 
-create or replace function rag._check_grantee(role name, level text) returns void
+create or replace function rag._require_grantee(role name, level text) returns void
   language plpgsql stable
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
@@ -99,7 +100,7 @@ begin
   end if;
 end
 $plpgsql$;
-comment on function rag._check_grantee(name, text) is 'raises 22023 for an unknown level, 0LP01 for public, 42704 for an unknown role';
+comment on function rag._require_grantee(name, text) is 'raises 22023 for an unknown level, 0LP01 for public, 42704 for an unknown role';
 
 create or replace function rag.grant_usage(role name, level text default 'search') returns bigint
   language plpgsql
@@ -109,7 +110,7 @@ declare
   _privilege record;
   _count     bigint := 0;
 begin
-  perform rag._check_grantee(grant_usage.role, grant_usage.level);
+  perform rag._require_grantee(grant_usage.role, grant_usage.level);
   execute format('grant usage on schema rag to %I', grant_usage.role);
   if not has_schema_privilege(grant_usage.role, rag._vector_schema(), 'usage') then
     execute format('grant usage on schema %I to %I', rag._vector_schema(), grant_usage.role);
@@ -122,7 +123,10 @@ begin
   return _count;
 end
 $plpgsql$;
-comment on function rag.grant_usage(name, text) is 'lets a role use ragstone: search (find passages), ingest (add and remove documents), operate (see and steer jobs and workers) or admin (all of these, settings, sources and pipelines); levels add up. Type it again after an update, which may bring new functions. Returns the number of privileges. Raises 42704 for an unknown role, 22023 for an unknown level, 0LP01 for public';
+comment on function rag.grant_usage(name, text) is
+  'lets a role use ragstone: search (find passages), ingest (add and remove documents), operate (see and steer jobs and workers) or admin'
+  ' (all of these, settings, sources and pipelines); levels add up. Type it again after an update, which may bring new functions. Returns'
+  ' the number of privileges. Raises 42704 for an unknown role, 22023 for an unknown level, 0LP01 for public';
 
 create or replace function rag.revoke_usage(role name) returns void
   language plpgsql
@@ -131,7 +135,7 @@ as $plpgsql$
 declare
   _object record;
 begin
-  perform rag._check_grantee(revoke_usage.role, 'search');
+  perform rag._require_grantee(revoke_usage.role, 'search');
   -- Whatever it has, by whichever version it was granted; partitions too, should somebody have granted those.
   for _object in
     select case when c.relkind = 'S' then 'sequence' else 'table' end as kind, c.oid::regclass::text as name
@@ -145,7 +149,9 @@ begin
   end loop;
 end
 $plpgsql$;
-comment on function rag.revoke_usage(name) is 'takes all privileges on ragstone''s objects from a role, whatever its level; roles that it is a member of keep theirs. Raises 42704 for an unknown role';
+comment on function rag.revoke_usage(name) is
+  'takes all privileges on ragstone''s objects from a role, whatever its level; roles that it is a member of keep theirs. Raises 42704 for'
+  ' an unknown role';
 
 create or replace view rag.usage_grants as
   select r.rolname as role, l.level, count(*) filter (where not g.granted) as missing
@@ -167,4 +173,5 @@ create or replace view rag.usage_grants as
                            and a.grantee <> f.proowner))
    group by r.rolname, l.level
    order by r.rolname, l.level;
-comment on view rag.usage_grants is 'roles that were given a level by rag.grant_usage(), and how many privileges of that level each is missing, as after an update';
+comment on view rag.usage_grants is
+  'roles that were given a level by rag.grant_usage(), and how many privileges of that level each is missing, as after an update';

@@ -11,27 +11,28 @@ ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "docs" / "reference.md"
 # In the order in which they are needed; each function is described under the file that defines it.
 TOPICS = {
-    "70_search": "Searching",
-    "40_sources": "Tables as sources",
-    "42_uploads": "Documents without a table",
-    "60_workers": "Workers",
-    "55_jobs": "Jobs",
+    "76_search": "Searching",
+    "46_sources": "Tables as sources",
+    "48_uploads": "Documents without a table",
+    "63_drain.extension": "Workers",
+    "62_workers": "Workers",
+    "56_jobs": "Jobs",
     "57_versions": "Versions",
-    "30_pipelines": "Pipelines",
-    "32_ocr": "Pictures of text",
-    "34_index_deferral": "The vector index of a large load",
-    "35_index_rebuild": "The vector index made anew",
+    "32_pipelines": "Pipelines",
+    "36_ocr": "Pictures of text",
+    "34_vector_indexes": "Vector indexes",
     "20_models": "Models",
-    "45_preview": "Trying out",
+    "22_query_cache": "Models",
+    "38_preview.extension": "Trying out",
     "10_settings": "Settings",
-    "86_check": "Health",
-    "84_monitoring": "Monitoring",
+    "87_check": "Health",
+    "82_status": "Monitoring",
+    "84_metrics": "Monitoring",
     "58_consistency": "Consistency",
-    "62_maintenance": "Maintenance",
-    "74_evaluation": "Measuring searches",
-    "76_tenants": "Tenants",
+    "65_maintain.extension": "Maintenance",
+    "78_evaluation": "Measuring searches",
+    "80_tenants": "Tenants",
     "88_grants": "Privileges",
-    "80_compatibility": "Names of the earlier worker",
 }
 DEFINED = re.compile(r"create or replace (?:function|procedure|view) rag\.(\w+)")
 PREAMBLE = """\
@@ -70,8 +71,7 @@ LEVELS = ("search", "ingest", "operate", "admin")
 
 def topics() -> dict[str, str]:
     """The topic of each name that a file in sql/ defines."""
-    # These two are made by a statement that writes their options once for all.
-    found = {name: TOPICS["70_search"] for name in ("search_documents", "find_documents")}
+    found: dict[str, str] = {}
     for stem, title in TOPICS.items():
         for name in DEFINED.findall((ROOT / "sql" / f"{stem}.sql").read_text()):
             found[name] = title
@@ -136,7 +136,7 @@ def reference(db: Any) -> str:
     parts = [PREAMBLE]
     where = topics()
     routines, relations = rows(db, ROUTINES), rows(db, RELATIONS)
-    for title in TOPICS.values():
+    for title in dict.fromkeys(TOPICS.values()):
         own = [r for r in routines if where.get(r["name"]) == title]
         views = [r for r in relations if r["kind"] == "v" and where.get(r["name"]) == title]
         if own or views:

@@ -160,7 +160,7 @@ CALLS = [
     # Nobody but a superuser.
     ("call rag.drain()", None),
     ("select rag.grant_usage('ragstone_nobody')", None),
-    ("select rag._check_folder('/etc')", None),
+    ("select rag._folder_problem('/etc')", None),
     ("select rag._embed('x', 'all-MiniLM-L6-v2')", None),
     ("select rag._source_content(1, '1')", None),
     ("select * from rag._lexemes", None),

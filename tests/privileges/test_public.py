@@ -41,7 +41,7 @@ def test_every_function_pins_its_search_path(db):
     "call",
     [
         "select rag.set('document_root', '/etc')",
-        "select rag._check_folder('/etc')",
+        "select rag._folder_problem('/etc')",
         "call rag.drain()",
         "select rag.embed('x')",
         "select * from rag.search_documents('x')",

@@ -1,4 +1,4 @@
-"""Whose turn it is: the order in which a worker takes jobs. See the top of sql/50_queue.sql."""
+"""Whose turn it is: the order in which a worker takes jobs. See the top of sql/51_claims.sql."""
 
 from __future__ import annotations
 

@@ -1,90 +1,53 @@
--- Workers: by hand, and through pg_cron.
-
-create or replace procedure rag.drain(run_for interval default '0', max_documents bigint default null)
-  language plpython3u
-as $python$
-@boot@
-from ragstone.worker.loop import drain
-drain(plpy, run_for, max_documents)
-$python$;
-comment on procedure rag.drain(interval, bigint) is 'works off the queue in this session, and returns when it is empty and run_for has passed, or after max_documents. It commits as it goes, so it cannot run inside a transaction block. Cancelled, it gives back what it has not done';
+-- Workers: how they announce themselves, and how pg_cron starts them.
 
 -- An update: workers have the package of the version before in memory. They end with what they are at,
 -- and pg_cron starts others.
 update rag.workers w set stop_requested = true;
 
-create or replace function rag._refresh_statistics() returns void
+create or replace function rag._register_worker() returns integer
   language plpgsql
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _statistics rag._pipeline_statistics;
-  _chunks     bigint;
-  _average    real;
+  _worker_id integer := nextval('rag._worker_id_seq');
 begin
-  -- One at a time: folding is what would make a few common lexemes hot rows.
-  if not pg_try_advisory_xact_lock(rag._lock_class(), 0) then
-    return;
-  end if;
-  with taken as (
-    delete from rag._lexeme_changes c
-     where c.ctid = any (array(select l.ctid from rag._lexeme_changes l limit 5000))
-    returning c.*
-  ), lexemes as (
-    select t.pipeline_id, u.lexeme, t.text_search_config, sum(t.sign) as chunks, sum(t.sign * cardinality(u.positions)) as occurrences
-      from taken t, unnest(t.content_tsv) u
-     group by 1, 2, 3
-  ), counted as (
-    select l.* from lexemes l
-    union all
-    select t.pipeline_id, '', t.text_search_config, t.chunks,
-           coalesce((select sum(l.occurrences) from lexemes l
-                     where l.pipeline_id = t.pipeline_id and l.text_search_config = t.text_search_config
-                       and not starts_with(l.lexeme, '~')), 0)
-      from (select t.pipeline_id, t.text_search_config, sum(t.sign) as chunks from taken t group by 1, 2) t
-  )
-  insert into rag._lexemes as l (pipeline_id, lexeme, text_search_config, chunks, occurrences)
-  select c.* from counted c where (c.chunks, c.occurrences) <> (0, 0)
-  on conflict on constraint _lexemes_pkey do update
-    set chunks = l.chunks + excluded.chunks, occurrences = l.occurrences + excluded.occurrences;
-
-  for _statistics in select * from rag._pipeline_statistics order by pipeline_id loop
-    select sum(l.chunks), greatest(sum(l.occurrences)::real / nullif(sum(l.chunks), 0), 1) into _chunks, _average
-    from rag._lexemes l where l.pipeline_id = _statistics.pipeline_id and l.lexeme = '';
-
-    -- The sample is drawn anew each time the corpus has doubled or halved.
-    if _chunks > 0 and (_chunks >= 2 * _statistics.background_chunks or 2 * _chunks < _statistics.background_chunks) then
-      with drawn as materialized (
-        select row_number() over () as place, d.embedding
-        from (select c.embedding
-              from rag.document_chunks c
-              where c.pipeline_id = _statistics.pipeline_id and random() < 2048.0 / _chunks
-              order by random()
-              limit 256) d
-      ), removed as (
-        delete from rag._background b
-        where b.pipeline_id = _statistics.pipeline_id and b.place > (select count(*) from drawn)
-      )
-      insert into rag._background as b (pipeline_id, place, embedding)
-      select _statistics.pipeline_id, d.place, d.embedding from drawn d
-      on conflict on constraint _background_pkey do update set embedding = excluded.embedding;
-      update rag._pipeline_statistics s set background_chunks = _chunks where s.pipeline_id = _statistics.pipeline_id;
-    end if;
-
-    -- The stored weights hold the average length as it was: they are made anew when it is off by more
-    -- than a sixth, while that is cheap. How many there are is counted: after a few large documents many
-    -- more are stored than have come into the statistics.
-    if _chunks >= 64 and abs(_average / _statistics.average_length - 1) > 1.0 / 6 then
-      update rag._pipeline_statistics s set average_length = _average where s.pipeline_id = _statistics.pipeline_id;
-      if (select count(*) from (select from rag.document_chunks c where c.pipeline_id = _statistics.pipeline_id limit 20001) c) <= 20000 then
-        update rag.document_chunks c set content_bm25 = rag._bm25_weights(c.content_tsv, c.text_search_config, _average)
-        where c.pipeline_id = _statistics.pipeline_id;
-      end if;
-    end if;
-  end loop;
+  perform pg_advisory_lock(rag._lock_class(), _worker_id);
+  perform rag._free_jobs_of_dead_workers(everyone => true);
+  perform rag._follow_uploads();
+  insert into rag.workers (worker_id, pid) values (_worker_id, pg_backend_pid());
+  return _worker_id;
 end
 $plpgsql$;
-comment on function rag._refresh_statistics() is 'brings document frequencies, average length and background sample up to date with the chunks, up to 5,000 changes at once; does nothing while another session is at it';
+comment on function rag._register_worker() is 'announces this session as a worker and takes the lock that proves it alive';
+
+create or replace function rag._report_worker(worker_id integer, state text, documents integer, chunks integer, tokens bigint) returns boolean
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _worker rag.workers;
+begin
+  select * into _worker from rag.workers w where w.worker_id = _report_worker.worker_id;
+  -- An idle worker asks several times a second: it writes only what has changed.
+  if (_worker.state, 0, 0) is distinct from (_report_worker.state, _report_worker.documents, _report_worker.chunks) then
+    update rag.workers w
+       set state = _report_worker.state, documents = w.documents + _report_worker.documents,
+           chunks = w.chunks + _report_worker.chunks, tokens = w.tokens + _report_worker.tokens
+     where w.worker_id = _report_worker.worker_id;
+  end if;
+  return coalesce(_worker.stop_requested, true);
+end
+$plpgsql$;
+comment on function rag._report_worker(integer, text, integer, integer, bigint) is
+  'adds what a worker has done since its last report; returns whether it shall stop';
+
+create or replace function rag._leave_worker(worker_id integer) returns void
+  language sql
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  delete from rag.workers w where w.worker_id = _leave_worker.worker_id;
+  select pg_advisory_unlock(rag._lock_class(), _leave_worker.worker_id);
+$sql$;
 
 create or replace function rag._worker_job_name(number integer) returns text
   language sql stable
@@ -120,7 +83,8 @@ begin
   end if;
 end
 $plpgsql$;
-comment on function rag._why_pg_cron_starts_no_workers() is 'why rag.start_workers() cannot be used in this database, and what to type instead; nulls where it can';
+comment on function rag._why_pg_cron_starts_no_workers() is
+  'why rag.start_workers() cannot be used in this database, and what to type instead; nulls where it can';
 
 create or replace function rag.start_workers(workers integer default 1) returns integer
   language plpgsql
@@ -161,7 +125,9 @@ begin
   return start_workers.workers;
 end
 $plpgsql$;
-comment on function rag.start_workers(integer) is 'schedules this many workers with pg_cron, in place of those before, and rag.maintain() at 2:37 at night; they begin at the next full minute. Raises 22023 for a number outside 1 to 64, 55000 where pg_cron is not loaded or runs in another database';
+comment on function rag.start_workers(integer) is
+  'schedules this many workers with pg_cron, in place of those before, and rag.maintain() at 2:37 at night; they begin at the next full'
+  ' minute. Raises 22023 for a number outside 1 to 64, 55000 where pg_cron is not loaded or runs in another database';
 
 create or replace function rag.stop_workers() returns integer
   language plpgsql
@@ -188,7 +154,9 @@ begin
   return _stopped;
 end
 $plpgsql$;
-comment on function rag.stop_workers() is 'ends all workers, each after the documents it has claimed, and the nightly maintenance; returns how many workers were taken out of pg_cron';
+comment on function rag.stop_workers() is
+  'ends all workers, each after the documents it has claimed, and the nightly maintenance; returns how many workers were taken out of'
+  ' pg_cron';
 
 create or replace view rag.worker_activity as
   select w.worker_id, w.pid, case when w.stop_requested then 'stopping' else w.state end as state,

@@ -9,11 +9,36 @@ create or replace view rag.dead_letters with (security_invoker = true) as
     left join rag.pipelines p on p.pipeline_id = q.pipeline_id
    where q.status = 'dead'
    order by q.failed_at desc, q.job_id;
-comment on view rag.dead_letters is 'jobs that are not tried again: why, at which stage, after how many attempts; see rag.retry() and rag.discard()';
-comment on column rag.dead_letters.failure is 'permanent: the same document fails again; transient: the attempts are used up; poison: its worker died; cancelled: by rag.cancel()';
+comment on view rag.dead_letters is
+  'jobs that are not tried again: why, at which stage, after how many attempts; see rag.retry() and rag.discard()';
+comment on column rag.dead_letters.failure is
+  'permanent: the same document fails again; transient: the attempts are used up; poison: its worker died; cancelled: by rag.cancel()';
 comment on column rag.dead_letters.stage is 'read, extract, chunk, embed, store, or worker where it died';
 comment on column rag.dead_letters.error_code is 'class of the error, to filter by; a SQLSTATE where the server raised it';
 comment on column rag.dead_letters.hint is 'what to do about it';
+
+create or replace function rag.job(job_id bigint)
+  returns table (job_id bigint, source text, document_id bigint, pipeline text, operation text, status text, attempts integer,
+                 stage text, error text, hint text, created_at timestamptz, started_at timestamptz, finished_at timestamptz, next_run_at timestamptz)
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  select j.job_id, s.name, j.document_id, p.name, j.operation, j.status, j.attempts, j.stage, j.error, j.error_hint,
+         j.created_at, j.started_at, j.finished_at, j.run_at
+  from (
+    select q.job_id, q.source_id, q.document_id, q.pipeline_id, q.operation, q.status, q.attempts::integer, q.stage, q.error, q.error_hint,
+           q.created_at, q.started_at, null::timestamptz as finished_at, case when q.status = 'queued' then q.run_at end as run_at
+    from rag.ingestion_queue q where q.job_id = $1
+    union all
+    select h.job_id, h.source_id, h.document_id, h.pipeline_id, h.operation, h.outcome, h.attempts::integer, null, null, null,
+           h.created_at, h.started_at, h.finished_at, null
+    from rag.job_history h where h.job_id = $1
+  ) j
+  left join rag.sources s on s.source_id = j.source_id
+  left join rag.pipelines p on p.pipeline_id = j.pipeline_id
+$sql$;
+comment on function rag.job(bigint) is
+  'one job, whether it waits, runs, is dead (queued, running, dead) or finished (done, unchanged, superseded); no row for an unknown id';
 
 create or replace function rag._lock_jobs(
     statuses text[], job_id bigint, source text default null, pipeline text default null, stage text default null, error_code text default null)
@@ -63,7 +88,8 @@ begin
   end loop;
 end
 $plpgsql$;
-comment on function rag._lock_jobs(text[], bigint, text, text, text, text) is 'jobs in one of the states that match all that is given, locked after their documents; raises 42704 for a job_id that is none of them';
+comment on function rag._lock_jobs(text[], bigint, text, text, text, text) is
+  'jobs in one of the states that match all that is given, locked after their documents; raises 42704 for a job_id that is none of them';
 
 create or replace function rag.retry(
     job_id bigint default null, source text default null, pipeline text default null, stage text default null, error_code text default null)
@@ -93,7 +119,10 @@ begin
   return _count;
 end
 $plpgsql$;
-comment on function rag.retry(bigint, text, text, text, text) is 'tries failed jobs again at once, with all their attempts: one by job_id, those of a source, pipeline, stage or error_code, or without arguments all; dead ones as well as those that wait for their next attempt. Returns how many. Raises 42704 for a job_id that is neither';
+comment on function rag.retry(bigint, text, text, text, text) is
+  'tries failed jobs again at once, with all their attempts: one by job_id, those of a source, pipeline, stage or error_code, or without'
+  ' arguments all; dead ones as well as those that wait for their next attempt. Returns how many. Raises 42704 for a job_id that is'
+  ' neither';
 
 create or replace function rag.discard(
     job_id bigint default null, source text default null, pipeline text default null, stage text default null, error_code text default null)
@@ -114,7 +143,9 @@ begin
   return _count;
 end
 $plpgsql$;
-comment on function rag.discard(bigint, text, text, text, text) is 'takes dead letters away: one by job_id, those of a source, pipeline, stage or error_code, or without arguments all. Their documents stay failed, with the reason, until their rows change. Returns how many. Raises 42704 for a job_id that is not dead';
+comment on function rag.discard(bigint, text, text, text, text) is
+  'takes dead letters away: one by job_id, those of a source, pipeline, stage or error_code, or without arguments all. Their documents'
+  ' stay failed, with the reason, until their rows change. Returns how many. Raises 42704 for a job_id that is not dead';
 
 create or replace function rag.cancel(job_id bigint) returns text
   language plpgsql
@@ -136,7 +167,9 @@ begin
     format('To have it done after all: select rag.retry(%s);', cancel.job_id));
 end
 $plpgsql$;
-comment on function rag.cancel(bigint) is 'stops a job that waits or runs: it becomes a dead letter, and nothing of it is stored; what was searchable before stays. Returns dead, or superseded where a newer job of the document waits and goes on. Raises 42704 for a job that neither waits nor runs';
+comment on function rag.cancel(bigint) is
+  'stops a job that waits or runs: it becomes a dead letter, and nothing of it is stored; what was searchable before stays. Returns dead,'
+  ' or superseded where a newer job of the document waits and goes on. Raises 42704 for a job that neither waits nor runs';
 
 create or replace function rag.prioritize(
     priority integer, job_id bigint default null, source text default null, pipeline text default null)
@@ -162,7 +195,9 @@ begin
   return _count;
 end
 $plpgsql$;
-comment on function rag.prioritize(integer, bigint, text, text) is 'sets the priority of waiting jobs, higher is earlier (0 live changes, -10 existing rows): one by job_id, those of a source or pipeline, or all. Returns how many. Raises 42704 for a job_id that does not wait';
+comment on function rag.prioritize(integer, bigint, text, text) is
+  'sets the priority of waiting jobs, higher is earlier (0 live changes, -10 existing rows): one by job_id, those of a source or pipeline,'
+  ' or all. Returns how many. Raises 42704 for a job_id that does not wait';
 
 create or replace function rag.reembed(
     document_ids bigint[] default null, source text default null, tenant_id bigint default null, tags text[] default null, priority integer default -10)
@@ -203,4 +238,7 @@ begin
   return _count;
 end
 $plpgsql$;
-comment on function rag.reembed(bigint[], text, bigint, text[], integer) is 'has documents read, split and embedded anew even where nothing has changed: those of document_ids, a source, a tenant, any of tags, or all. Their present chunks are searched until then. Returns how many; documents that another transaction holds are left out, as are rows not yet taken up';
+comment on function rag.reembed(bigint[], text, bigint, text[], integer) is
+  'has documents read, split and embedded anew even where nothing has changed: those of document_ids, a source, a tenant, any of tags, or'
+  ' all. Their present chunks are searched until then. Returns how many; documents that another transaction holds are left out, as are'
+  ' rows not yet taken up';

@@ -23,7 +23,8 @@ begin
   end if;
 end
 $plpgsql$;
-comment on function rag._follow_uploads() is 'makes the triggers of rag.uploads anew: pg_dump leaves them out, as it does with all triggers on tables of an extension';
+comment on function rag._follow_uploads() is
+  'makes the triggers of rag.uploads anew: pg_dump leaves them out, as it does with all triggers on tables of an extension';
 
 create or replace function rag._open_uploads(tenant_id bigint) returns bigint
   language plpgsql
@@ -40,7 +41,8 @@ begin
   return rag.get('max_file_bytes', _open_uploads.tenant_id)::bigint;
 end
 $plpgsql$;
-comment on function rag._open_uploads(bigint) is 'attaches rag.uploads at its first use, and again after a restore; returns max_file_bytes of the tenant';
+comment on function rag._open_uploads(bigint) is
+  'attaches rag.uploads at its first use, and again after a restore; returns max_file_bytes of the tenant';
 
 create or replace function rag.add_document(
     name      text,
@@ -85,7 +87,9 @@ begin
 end
 $plpgsql$;
 comment on function rag.add_document(text, bytea, text, bigint, text[], text, jsonb) is
-  'stores a document in rag.uploads and returns the job that makes it searchable; its document_id: select document_id from rag.job(…). name is a file name; a text is given as convert_to(…, ''UTF8''). Raises 22004 without name or content, 54000 over max_file_bytes, 22023 for metadata that is no object';
+  'stores a document in rag.uploads and returns the job that makes it searchable; its document_id: select document_id from rag.job(…).'
+  ' name is a file name; a text is given as convert_to(…, ''UTF8''). Raises 22004 without name or content, 54000 over max_file_bytes,'
+  ' 22023 for metadata that is no object';
 
 create or replace function rag.remove_document(document_id bigint) returns boolean
   language plpgsql
@@ -97,4 +101,5 @@ begin
   return found;
 end
 $plpgsql$;
-comment on function rag.remove_document(bigint) is 'takes a document of rag.add_document() away, out of search at once; false where there is none of that id';
+comment on function rag.remove_document(bigint) is
+  'takes a document of rag.add_document() away, out of search at once; false where there is none of that id';

@@ -1,4 +1,4 @@
--- How good searches are, asked of the database itself.
+-- Evaluation: how good searches are, measured in the database itself.
 
 create or replace function rag._dcg(gains float[]) returns float
   language sql immutable parallel safe
@@ -6,7 +6,7 @@ create or replace function rag._dcg(gains float[]) returns float
 as $sql$ select coalesce(sum(g / log(2, place + 1)), 0)::float from unnest(gains) with ordinality as u (g, place) $sql$;
 comment on function rag._dcg(float[]) is 'discounted cumulative gain: each gain divided by log2 of its place + 1';
 
-create or replace function rag._check_judgements(queries regclass, judgements regclass, source text) returns void
+create or replace function rag._require_judgements(queries regclass, judgements regclass, source text) returns void
   language plpgsql stable
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
@@ -66,7 +66,9 @@ begin
   end if;
 end
 $plpgsql$;
-comment on function rag._check_judgements(regclass, regclass, text) is 'raises 22004 for what is null, 42703 for a column that is missing, 22023 where no query is judged, or where it is not known of which source a judged key is';
+comment on function rag._require_judgements(regclass, regclass, text) is
+  'raises 22004 for what is null, 42703 for a column that is missing, 22023 where no query is judged, or where it is not known of which'
+  ' source a judged key is';
 
 create or replace function rag.evaluate(
     queries    regclass,
@@ -99,7 +101,7 @@ begin
       using errcode = 'invalid_parameter_value',
             hint    = 'Leave it out for all modes of the active pipeline, or type: modes => ''{hybrid,text}''.';
   end if;
-  perform rag._check_judgements(evaluate.queries, evaluate.judgements, evaluate.source);
+  perform rag._require_judgements(evaluate.queries, evaluate.judgements, evaluate.source);
 
   for _query in execute format($sql$
       select q.query_text::text as query_text, j.relevance, j.ideal
@@ -139,7 +141,12 @@ begin
 end
 $plpgsql$;
 comment on function rag.evaluate(regclass, regclass, integer, text[], text[], text) is
-  'how well searches rank, over all judged queries: nDCG@k (gain 2^relevance − 1), recall@k, mean reciprocal rank and precision@k of the documents found, and the median time (the embedding of the question from the cache, where that is on), by pipeline and mode. queries has the columns query_id and query_text; judgements query_id, source_key (the key of the row in its source) and relevance (0: not relevant). pipelines: by name, by default the active one; name a second to compare before switching. source: whose keys are judged, and only there is searched; needed where one key is in two. Raises 42703 for a column that is missing, 22004 for what is null, 22023 where no query is judged or a judged key is in two sources, 22023 and 42704 as searches do';
+  'how well searches rank, over all judged queries: nDCG@k (gain 2^relevance − 1), recall@k, mean reciprocal rank and precision@k of the'
+  ' documents found, and the median time (the embedding of the question from the cache, where that is on), by pipeline and mode. queries'
+  ' has the columns query_id and query_text; judgements query_id, source_key (the key of the row in its source) and relevance (0: not'
+  ' relevant). pipelines: by name, by default the active one; name a second to compare before switching. source: whose keys are judged,'
+  ' and only there is searched; needed where one key is in two. Raises 42703 for a column that is missing, 22004 for what is null, 22023'
+  ' where no query is judged or a judged key is in two sources, 22023 and 42704 as searches do';
 
 create or replace function rag.ann_recall(
     sample   integer default 100,
@@ -192,4 +199,5 @@ begin
 end
 $plpgsql$;
 comment on function rag.ann_recall(integer, integer, text) is
-  'how many of the k nearest passages the vector index finds, compared with exact search: mean and worst recall@k over a random sample of stored vectors as queries, and the median time of both. Raises 22023 for a sample or k out of range, 42704 for an unknown pipeline';
+  'how many of the k nearest passages the vector index finds, compared with exact search: mean and worst recall@k over a random sample of'
+  ' stored vectors as queries, and the median time of both. Raises 22023 for a sample or k out of range, 42704 for an unknown pipeline';

@@ -1,158 +1,4 @@
--- Pipelines and their partitions.
-
-create or replace function rag._vector_schema() returns name
-  language plpgsql stable
-  set search_path = pg_catalog, pg_temp
-as $plpgsql$
-begin
-  return (
-    select n.nspname from pg_extension e join pg_namespace n on n.oid = e.extnamespace where e.extname = 'vector');
-end
-$plpgsql$;
-comment on function rag._vector_schema() is 'where pgvector''s types and operators are';
-
-create or replace function rag._partition(pipeline_id integer) returns text
-  language sql immutable
-  set search_path = pg_catalog, pg_temp
-as $sql$ select 'document_chunks_' || pipeline_id $sql$;
-comment on function rag._partition(integer) is 'name of a pipeline''s partition of rag.document_chunks';
-
-create or replace function rag._indexed_vector(pipeline rag.pipelines, expression text) returns text
-  language sql stable
-  set search_path = pg_catalog, pg_temp
-as $sql$
-  -- The planner uses the vector index only for the very expression it was made on.
-  select case pipeline.quantization
-           when 'binary' then format('(%2$I.binary_quantize(%1$s)::bit(%3$s))', expression, rag._vector_schema(), m.dimension)
-           when 'half'   then format('(%s::%I.halfvec(%s))', expression, rag._vector_schema(), m.dimension)
-           else               format('(%s::%I.vector(%s))', expression, rag._vector_schema(), m.dimension)
-         end
-  from rag.models m
-  where m.name = pipeline.model
-$sql$;
-comment on function rag._indexed_vector(rag.pipelines, text) is 'the expression that a pipeline''s vector index is on, applied to a column or parameter';
-
-create or replace function rag._index_statement(pipeline rag.pipelines, name text, beside boolean default false) returns text
-  language sql stable
-  set search_path = pg_catalog, pg_temp
-as $sql$
-  select format('create index %s%I on rag.%I using %I (%s %I.%I) with (%s)',
-    case when beside then 'concurrently if not exists ' else '' end, name, rag._partition(pipeline.pipeline_id), pipeline.index_method,
-    rag._indexed_vector(pipeline, 'embedding'), rag._vector_schema(),
-    case pipeline.quantization when 'binary' then 'bit_hamming_ops' when 'half' then 'halfvec_cosine_ops' else 'vector_cosine_ops' end,
-    -- What is for searches the index is not made with.
-    (select string_agg(format('%I = %L', o.key, o.value), ', ' order by o.key)
-     from jsonb_each_text(case pipeline.index_method
-                            when 'hnsw' then jsonb_build_object('m', 16, 'ef_construction', 64)
-                            else jsonb_build_object('lists', 100)
-                          end || pipeline.index_options) o
-     where o.key not in ('ef_search', 'probes', 'oversampling')))
-$sql$;
-comment on function rag._index_statement(rag.pipelines, text, boolean) is 'what makes the vector index of a pipeline, under that name; beside: while documents change';
-
-create or replace function rag._vector_index(pipeline_id integer) returns text
-  language sql immutable
-  set search_path = pg_catalog, pg_temp
-as $sql$ select rag._partition(pipeline_id) || '_embedding_idx' $sql$;
-comment on function rag._vector_index(integer) is 'name of a pipeline''s vector index';
-
-create or replace function rag._check_index(pipeline rag.pipelines) returns void
-  language plpgsql immutable
-  set search_path = pg_catalog, pg_temp
-as $plpgsql$
-declare
-  _fault text;
-begin
-  _fault := case
-    when pipeline.index_method not in ('hnsw', 'ivfflat', 'none') then format('there is no index method %s', quote_ident(pipeline.index_method))
-    when pipeline.quantization not in ('none', 'half', 'binary') then format('there is no quantization %s', quote_ident(pipeline.quantization))
-    when jsonb_typeof(pipeline.index_options) <> 'object' then 'index_options is no JSON object'
-    else (
-      select case when k.option is null then format('%s is no index option of %s', quote_ident(left(o.key, 40)), pipeline.index_method)
-                  else format('%s is a whole number from %s to %s, not %s', k.option, k.least, k.most, left(o.value::text, 40)) end
-      from jsonb_each(pipeline.index_options) o
-      -- As pgvector has them.
-      left join (values ('m', 'hnsw', 2, 100), ('ef_construction', 'hnsw', 4, 1000), ('ef_search', 'hnsw', 1, 1000),
-                        ('lists', 'ivfflat', 1, 32768), ('probes', 'ivfflat', 1, 32768), ('oversampling', pipeline.index_method, 1, 1000))
-                as k (option, method, least, most) on k.option = o.key and k.method = pipeline.index_method
-      where k.option is null or o.value::text !~ '^[0-9]{1,5}$' or o.value::text::integer not between k.least and k.most
-      order by o.key limit 1)
-  end;
-  if _fault is null and pipeline.index_method = 'hnsw'
-     and coalesce((pipeline.index_options ->> 'ef_construction')::integer, 64) < 2 * coalesce((pipeline.index_options ->> 'm')::integer, 16) then
-    _fault := format('ef_construction is at least twice m, so %s or more, not %s', 2 * coalesce((pipeline.index_options ->> 'm')::integer, 16),
-                     coalesce(pipeline.index_options ->> 'ef_construction', '64, which it is where it is left out'));
-  end if;
-  if _fault is not null then
-    raise exception '%', _fault
-      using errcode = 'invalid_parameter_value',
-            hint    = 'What each can be is said by: \d+ rag.pipelines; for example: index_method => ''hnsw'', index_options => ''{"m": 24, "ef_construction": 100}''.';
-  end if;
-end
-$plpgsql$;
-comment on function rag._check_index(rag.pipelines) is 'raises 22023 for an index method, quantization or index options that cannot be, or with which no search could work';
-
-create or replace function rag._create_vector_index(pipeline_id integer) returns void
-  language plpgsql
-  set search_path = pg_catalog, pg_temp
-as $plpgsql$
-declare
-  _pipeline rag.pipelines;
-begin
-  select * into strict _pipeline from rag.pipelines p where p.pipeline_id = _create_vector_index.pipeline_id;
-  if _pipeline.index_method <> 'none' and to_regclass(format('rag.%I', rag._vector_index(_pipeline.pipeline_id))) is null then
-    execute rag._index_statement(_pipeline, rag._vector_index(_pipeline.pipeline_id));
-  end if;
-end
-$plpgsql$;
-comment on function rag._create_vector_index(integer) is 'makes a pipeline''s vector index where it is missing';
-
-create or replace function rag._ensure_partition(pipeline_id integer) returns void
-  language plpgsql
-  set search_path = pg_catalog, pg_temp
-as $plpgsql$
-declare
-  _name     text := rag._partition(_ensure_partition.pipeline_id);
-  _pipeline rag.pipelines;
-  _model    rag.models;
-begin
-  select * into strict _pipeline from rag.pipelines p where p.pipeline_id = _ensure_partition.pipeline_id;
-  -- First of all: where only the schema of a dump was restored, the partition is there and this is not.
-  insert into rag._pipeline_statistics (pipeline_id, average_length)
-  -- Until there is a corpus to count: English text has a lexeme in about 11 characters, 3 tokens.
-  values (_pipeline.pipeline_id, _pipeline.chunk_size / case _pipeline.chunk_unit when 'characters' then 11.0 else 3.0 end)
-  on conflict on constraint _pipeline_statistics_pkey do nothing;
-  if to_regclass(format('rag.%I', _name)) is not null then
-    return;
-  end if;
-  select * into strict _model from rag.models m where m.name = _pipeline.model;
-
-  -- Made apart and then attached, which no search and no worker has to wait for.
-  execute format('create table rag.%I (like rag.document_chunks including defaults including storage)', _name);
-  execute format('alter table rag.%I add constraint embedding_has_dimension check (%I.vector_dims(embedding) = %s)',
-                 _name, rag._vector_schema(), _model.dimension);
-  -- A search reads the vectors of some hundred candidates: kept in the row where that leaves room.
-  if _model.dimension <= 1024 then
-    execute format('alter table rag.%I alter column embedding set storage plain', _name);
-  end if;
-  execute format('alter table rag.%I add primary key (chunk_id)', _name);
-  execute format('alter table rag.%I add unique (source_id, document_id, chunk_index)', _name);
-  execute format('create index %I on rag.%I using gin (content_tsv rag.tsvector_ops)', _name || '_content_tsv_idx', _name);
-  execute format('create index %I on rag.%I using gin (tags)', _name || '_tags_idx', _name);
-  execute format('create index %I on rag.%I (tenant_id) where tenant_id is not null', _name || '_tenant_id_idx', _name);
-
-  if not _pipeline.index_deferred then
-    perform rag._create_vector_index(_pipeline.pipeline_id);
-  end if;
-
-  execute format('alter table rag.document_chunks attach partition rag.%I for values in (%s)', _name, _pipeline.pipeline_id);
-
-  if (select c.relrowsecurity from pg_class c where c.oid = 'rag.document_chunks'::regclass) then
-    perform rag._isolate(i.relation, i.condition) from rag._isolated_relations() i where i.relation = to_regclass(format('rag.%I', _name));
-  end if;
-end
-$plpgsql$;
-comment on function rag._ensure_partition(integer) is 'makes a pipeline''s partition and indexes where they are missing; not in the extension''s script, so that pg_dump takes them';
+-- Pipelines: making, filling, activating and dropping them.
 
 create or replace function rag._restore_pipeline() returns trigger
   language plpgsql
@@ -174,6 +20,34 @@ create or replace trigger restore_pipeline before insert on rag.pipelines
 insert into rag.pipelines (name, model, state, activated_at)
 select 'default', 'all-MiniLM-L6-v2', 'active', now()
 where not exists (select from rag.pipelines);
+-- Search: two legs, every candidate scored exactly in both, one fused ranking.
+
+create or replace function rag._active_pipeline() returns rag.pipelines
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$ select p from rag.pipelines p where p.state = 'active' $sql$;
+comment on function rag._active_pipeline() is 'the pipeline that searches use';
+
+create or replace function rag._searched_pipeline(name text) returns rag.pipelines
+  language plpgsql stable
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _pipeline rag.pipelines;
+begin
+  if _searched_pipeline.name is null then
+    return rag._active_pipeline();
+  end if;
+  select * into _pipeline from rag.pipelines p where p.name = _searched_pipeline.name;
+  if not found then
+    raise exception 'there is no pipeline "%"', _searched_pipeline.name
+      using errcode = 'undefined_object',
+            hint    = 'Pipelines are listed by: select name, state from rag.pipelines; left out, the active one is searched.';
+  end if;
+  return _pipeline;
+end
+$plpgsql$;
+comment on function rag._searched_pipeline(text) is 'the pipeline of that name, the active one for null; raises 42704 for an unknown name';
 
 ------------------------------------------------------------------------------------------------
 -- A second pipeline beside the active one
@@ -206,7 +80,8 @@ begin
   return _pipeline;
 end
 $plpgsql$;
-comment on function rag._pipeline(text) is 'the pipeline of that name, or the active one for active, with the table locked against other changes of it; raises 42704 for another';
+comment on function rag._pipeline(text) is
+  'the pipeline of that name, or the active one for active, with the table locked against other changes of it; raises 42704 for another';
 
 create or replace function rag.create_pipeline(
     name               text,
@@ -249,7 +124,7 @@ begin
             hint    = 'They are listed by: select cfgname from pg_ts_config;';
   end if;
 
-  perform rag._check_ocr(create_pipeline.ocr);
+  perform rag._require_ocr(create_pipeline.ocr);
 
   -- Whoever is changing documents has done so for the pipelines of before; everyone after this sees
   -- the new one. Held for as long as it takes to make some empty indexes.
@@ -277,14 +152,17 @@ begin
       using errcode = 'invalid_parameter_value',
             hint    = 'What each parameter can be is said by: \d+ rag.pipelines';
   end;
-  perform rag._check_index(_pipeline);
+  perform rag._require_index_options(_pipeline);
   perform rag._ensure_partition(_pipeline.pipeline_id);
   insert into rag._pipeline_fill (pipeline_id) values (_pipeline.pipeline_id);
   return _pipeline;
 end
 $plpgsql$;
 comment on function rag.create_pipeline(text, text, text, integer, integer, text, text, text, text, jsonb, text, text) is
-  'makes a pipeline that workers fill beside the active one, from the stored text where the chunking is the same and from the files where it is not; what is not given is as in the active one. Searches do not see it until rag.activate_pipeline(); how far it is: rag.pipeline_progress. Raises 42710 for a name in use, 42704 for an unknown model, text search configuration or language of OCR, 22023 for values that cannot be';
+  'makes a pipeline that workers fill beside the active one, from the stored text where the chunking is the same and from the files where'
+  ' it is not; what is not given is as in the active one. Searches do not see it until rag.activate_pipeline(); how far it is:'
+  ' rag.pipeline_progress. Raises 42710 for a name in use, 42704 for an unknown model, text search configuration or language of OCR, 22023'
+  ' for values that cannot be';
 
 create or replace function rag._documents_missing(pipeline_id integer, than_active boolean) returns bigint
   language sql stable
@@ -299,7 +177,8 @@ as $sql$
          or exists (select from rag.document_versions v join rag.pipelines p on p.pipeline_id = v.pipeline_id and p.state = 'active'
                     where v.source_id = d.source_id and v.document_id = d.document_id and v.state = 'ready'))
 $sql$;
-comment on function rag._documents_missing(integer, boolean) is 'documents that a pipeline does not have as they are now; than_active: only those that are searchable now';
+comment on function rag._documents_missing(integer, boolean) is
+  'documents that a pipeline does not have as they are now; than_active: only those that are searchable now';
 
 create or replace function rag.activate_pipeline(name text, force boolean default false) returns bigint
   language plpgsql
@@ -357,7 +236,10 @@ begin
   return _missing;
 end
 $plpgsql$;
-comment on function rag.activate_pipeline(text, boolean) is 'switches all searches to a pipeline, in one transaction; the one before stays, to go back to, until rag.drop_pipeline(). Refuses with 55000 while documents that are searchable now are missing from it, unless forced: then they are filled in afterwards. Returns how many are missing. Changes of documents wait while it works. Raises 42704 for an unknown name';
+comment on function rag.activate_pipeline(text, boolean) is
+  'switches all searches to a pipeline, in one transaction; the one before stays, to go back to, until rag.drop_pipeline(). Refuses with'
+  ' 55000 while documents that are searchable now are missing from it, unless forced: then they are filled in afterwards. Returns how many'
+  ' are missing. Changes of documents wait while it works. Raises 42704 for an unknown name';
 
 create or replace function rag.resume_pipeline(name text) returns bigint
   language plpgsql
@@ -376,7 +258,9 @@ begin
   return rag._documents_missing(_pipeline.pipeline_id, than_active => false);
 end
 $plpgsql$;
-comment on function rag.resume_pipeline(text) is 'has workers bring a superseded pipeline up to date again, so that it can be activated; returns how many documents are missing. Raises 42704 for an unknown name';
+comment on function rag.resume_pipeline(text) is
+  'has workers bring a superseded pipeline up to date again, so that it can be activated; returns how many documents are missing. Raises'
+  ' 42704 for an unknown name';
 
 create or replace function rag.drop_pipeline(name text) returns bigint
   language plpgsql
@@ -411,7 +295,9 @@ begin
   return _versions;
 end
 $plpgsql$;
-comment on function rag.drop_pipeline(text) is 'drops a pipeline with its chunks and versions; returns how many documents it had. Searches wait for the moment it takes. Raises 55006 for the active one, 42704 for an unknown name';
+comment on function rag.drop_pipeline(text) is
+  'drops a pipeline with its chunks and versions; returns how many documents it had. Searches wait for the moment it takes. Raises 55006'
+  ' for the active one, 42704 for an unknown name';
 
 create or replace function rag._fill_pipelines() returns boolean
   language plpgsql
@@ -465,7 +351,9 @@ begin
   return _queued > 0 or _seen = 0 or _seen = 1000;
 end
 $plpgsql$;
-comment on function rag._fill_pipelines() is 'queues up to 1,000 documents that a pipeline does not have yet; returns false where there is nothing to do, or nothing that can be done now';
+comment on function rag._fill_pipelines() is
+  'queues up to 1,000 documents that a pipeline does not have yet; returns false where there is nothing to do, or nothing that can be done'
+  ' now';
 
 create or replace view rag.pipeline_progress with (security_invoker = true) as
   select p.name, p.state, t.documents, t.ready, t.dead, t.documents - t.ready - t.dead as waiting,
@@ -483,4 +371,5 @@ create or replace view rag.pipeline_progress with (security_invoker = true) as
               where h.pipeline_id = p.pipeline_id and h.finished_at > now() - interval '1 minute' and h.outcome in ('done', 'unchanged')) as recent
    ) t
    order by p.pipeline_id;
-comment on view rag.pipeline_progress is 'how many documents each pipeline has as they are now, and how long the others will take at the speed of the last minute';
+comment on view rag.pipeline_progress is
+  'how many documents each pipeline has as they are now, and how long the others will take at the speed of the last minute';

@@ -32,7 +32,10 @@ begin
   return _number;
 end
 $plpgsql$;
-comment on function rag.current_tenant() is 'tenant of this session: that of the role it logged in as or acts as, see rag.set_tenant_role(), else what the session has set by: set ragstone.tenant_id = 42; null, which sees nothing, where none is given, or where both roles have one and not the same. Raises 22023 for a setting that is no integer';
+comment on function rag.current_tenant() is
+  'tenant of this session: that of the role it logged in as or acts as, see rag.set_tenant_role(), else what the session has set by: set'
+  ' ragstone.tenant_id = 42; null, which sees nothing, where none is given, or where both roles have one and not the same. Raises 22023'
+  ' for a setting that is no integer';
 
 create or replace function rag.set_tenant_role(role_name name, tenant_id bigint) returns void
   language plpgsql
@@ -51,7 +54,9 @@ begin
   select set_tenant_role.role_name, set_tenant_role.tenant_id where set_tenant_role.tenant_id is not null;
 end
 $plpgsql$;
-comment on function rag.set_tenant_role(name, bigint) is 'ties sessions that log in as the role, or act as it, to one tenant, whatever they set (null: unties them): for tenants who write SQL of their own. Raises 42704 for an unknown role';
+comment on function rag.set_tenant_role(name, bigint) is
+  'ties sessions that log in as the role, or act as it, to one tenant, whatever they set (null: unties them): for tenants who write SQL of'
+  ' their own. Raises 42704 for an unknown role';
 
 create or replace function rag._isolated_relations() returns table (relation regclass, condition text)
   language sql stable
@@ -87,7 +92,10 @@ create or replace function rag.enable_tenant_isolation() returns bigint
   security definer
   set search_path = pg_catalog, pg_temp
 as $sql$ select count(*) from (select rag._isolate(i.relation, i.condition) from rag._isolated_relations() i offset 0) s $sql$;
-comment on function rag.enable_tenant_isolation() is 'from now on every role but the extension''s owner sees only documents, chunks, versions, jobs and log of its session''s tenant, see rag.current_tenant(); rows without a tenant are seen by the owner alone. Returns the number of tables; pipelines made later are covered too';
+comment on function rag.enable_tenant_isolation() is
+  'from now on every role but the extension''s owner sees only documents, chunks, versions, jobs and log of its session''s tenant, see'
+  ' rag.current_tenant(); rows without a tenant are seen by the owner alone. Returns the number of tables; pipelines made later are'
+  ' covered too';
 
 create or replace function rag.disable_tenant_isolation() returns integer
   language plpgsql

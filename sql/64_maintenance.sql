@@ -1,4 +1,4 @@
--- What is looked at once a night: rag.maintain() calls each of these in a transaction of its own.
+-- The tasks of rag.maintain(), which runs once a night; each is a transaction of its own.
 
 create or replace function rag._files_to_check(after_source integer, after_document bigint)
   returns table (source_id integer, document_id bigint, source_key text, file_path text, sha256 text)
@@ -57,7 +57,8 @@ begin
   return _count;
 end
 $plpgsql$;
-comment on function rag._queue_outdated() is 'queues documents whose chunks were made with other parameters than they would be now, up to 10,000; returns how many';
+comment on function rag._queue_outdated() is
+  'queues documents whose chunks were made with other parameters than they would be now, up to 10,000; returns how many';
 
 create or replace function rag._prune_history() returns bigint
   language sql
@@ -84,7 +85,8 @@ as $sql$
   )
   select count(*) from gone
 $sql$;
-comment on function rag._prune_version_history() is 'deletes failed and superseded versions older than version_history_days; returns how many';
+comment on function rag._prune_version_history() is
+  'deletes failed and superseded versions older than version_history_days; returns how many';
 
 create or replace function rag._prune_cron_history() returns bigint
   language plpgsql
@@ -104,23 +106,8 @@ begin
   return _pruned;
 end
 $plpgsql$;
-comment on function rag._prune_cron_history() is 'deletes what pg_cron has noted of our own jobs longer ago than job_history_days; returns how many rows';
-
-create or replace function rag._fold_statistics() returns bigint
-  language plpgsql
-  set search_path = pg_catalog, pg_temp
-as $plpgsql$
-declare
-  _before bigint;
-  _after  bigint;
-begin
-  select count(*) into _before from rag._lexeme_changes;
-  perform rag._refresh_statistics();
-  select count(*) into _after from rag._lexeme_changes;
-  return greatest(_before - _after, 0);
-end
-$plpgsql$;
-comment on function rag._fold_statistics() is 'brings the statistics of text search up to date; returns how many chunks were counted';
+comment on function rag._prune_cron_history() is
+  'deletes what pg_cron has noted of our own jobs longer ago than job_history_days; returns how many rows';
 
 create or replace function rag._count_problems() returns bigint
   language sql
@@ -137,12 +124,3 @@ as $sql$
   values (task, count, started_at, clock_timestamp());
 $sql$;
 comment on function rag._log_maintenance(text, bigint, timestamptz) is 'notes what maintenance did';
-
-create or replace procedure rag.maintain()
-  language plpython3u
-as $python$
-@boot@
-from ragstone.server.maintenance import maintain
-maintain(plpy)
-$python$;
-comment on procedure rag.maintain() is 'queues documents whose file has changed on disk or whose chunks are outdated, removes orphans, old versions, old history and old cached queries, brings statistics up to date, and checks that nothing contradicts itself. What it did is in rag.maintenance_log. It commits after each task, so it cannot run inside a transaction block; rag.start_workers() has it run nightly';

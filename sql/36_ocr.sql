@@ -1,15 +1,6 @@
--- Recognising pages that are pictures.
+-- Recognition of pages that are pictures.
 
-create or replace function rag._ocr_problem(languages text, out problem text, out hint text)
-  language plpython3u
-as $python$
-@boot@
-from ragstone.extract.tesseract import data_folder, problem
-return problem(languages, data_folder())
-$python$;
-comment on function rag._ocr_problem(text) is 'why these languages cannot be recognised on this server and what to do; nulls where they can';
-
-create or replace function rag._check_ocr(languages text) returns void
+create or replace function rag._require_ocr(languages text) returns void
   language plpgsql
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
@@ -17,19 +8,19 @@ declare
   _found record;
 begin
   -- Null is what the caller has already; what is none of Tesseract's names the table's check refuses.
-  if _check_ocr.languages is null or _check_ocr.languages = 'off' or _check_ocr.languages !~ '^[A-Za-z]\w{2,30}(\+[A-Za-z]\w{2,30}){0,9}$' then
+  if _require_ocr.languages is null or _require_ocr.languages = 'off' or _require_ocr.languages !~ '^[A-Za-z]\w{2,30}(\+[A-Za-z]\w{2,30}){0,9}$' then
     return;
   end if;
-  select * into _found from rag._ocr_problem(_check_ocr.languages);
+  select * into _found from rag._ocr_problem(_require_ocr.languages);
   if _found.problem is not null then
-    raise exception 'pages cannot be recognised in "%"', _check_ocr.languages
+    raise exception 'pages cannot be recognised in "%"', _require_ocr.languages
       using errcode = 'undefined_object',
             detail  = _found.problem,
             hint    = _found.hint;
   end if;
 end
 $plpgsql$;
-comment on function rag._check_ocr(text) is 'raises 42704 where the server''s Tesseract does not have these languages';
+comment on function rag._require_ocr(text) is 'raises 42704 where the server''s Tesseract does not have these languages';
 
 create or replace function rag.set_ocr(languages text, pipeline text default 'active') returns bigint
   language plpgsql
@@ -42,7 +33,7 @@ declare
   _queued   bigint := 0;
   _batch    bigint;
 begin
-  perform rag._check_ocr(set_ocr.languages);
+  perform rag._require_ocr(set_ocr.languages);
   begin
     update rag.pipelines p set ocr = set_ocr.languages where p.pipeline_id = _pipeline.pipeline_id;
   exception when check_violation or not_null_violation then
@@ -70,4 +61,7 @@ begin
   return _queued;
 end
 $plpgsql$;
-comment on function rag.set_ocr(text, text) is 'has pages that are pictures recognised in these languages, by Tesseract''s names such as eng or eng+deu; off turns it off. Documents without text, or with pages without, are read again, and their number is returned. Raises 42704 for a language that is not installed or an unknown pipeline, 22023 for what is no language';
+comment on function rag.set_ocr(text, text) is
+  'has pages that are pictures recognised in these languages, by Tesseract''s names such as eng or eng+deu; off turns it off. Documents'
+  ' without text, or with pages without, are read again, and their number is returned. Raises 42704 for a language that is not installed'
+  ' or an unknown pipeline, 22023 for what is no language';

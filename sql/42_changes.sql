@@ -1,0 +1,283 @@
+-- Changes: from changed rows of a source to documents and jobs.
+--
+-- A statement of up to 100 changed rows becomes documents and jobs in its own transaction. A larger
+-- one only notes its keys in rag._changes, which a worker expands: a bulk load stays fast.
+
+create or replace function rag._notify_change(operation text, document_id bigint, file_path text) returns void
+  language sql
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  -- A payload has less than 8,000 bytes, and each of a path's can take six there; one too long is left
+  -- to the reader to look up.
+  select pg_notify('document_changes', case when octet_length(p.whole) < 8000 then p.whole else p.short end)
+  from (select json_build_object('operation', operation, 'document_id', document_id, 'file_path', file_path, 'timestamp', now())::text as whole,
+               json_build_object('operation', operation, 'document_id', document_id, 'file_path', null, 'timestamp', now())::text as short) p
+$sql$;
+comment on function rag._notify_change(text, bigint, text) is
+  'tells channel document_changes of one document, in the payload of the earlier worker';
+
+create or replace function rag._column_or_null(column_name name, type text) returns text
+  language sql immutable
+  set search_path = pg_catalog, pg_temp
+as $sql$ select case when column_name is null then 'null::' || type else format('s.%I::%s', column_name, type) end $sql$;
+comment on function rag._column_or_null(name, text) is 'expression for a column of the source''s row s, null where it has none';
+
+create or replace function rag._jsonb_of(value json) returns jsonb
+  language plpgsql immutable strict
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+begin
+  return value::jsonb;
+exception when data_exception then
+  -- json takes what no text can hold, such as \u0000, and numbers beyond all bounds.
+  return to_jsonb(value::text);
+end
+$plpgsql$;
+comment on function rag._jsonb_of(json) is 'the value as jsonb; as a string where it holds what jsonb cannot';
+
+create or replace function rag._metadata_expression(source rag.sources) returns text
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  -- A jsonb object is taken as it is, any other column under its name. Making json calls a cast of the
+  -- type where there is one; writing it as text calls only the type's own output.
+  select coalesce(string_agg(format(
+           case when rag._column_type(source.relation, c) = 'jsonb'::regtype
+                then 'case jsonb_typeof(s.%1$I) when ''object'' then s.%1$I else jsonb_build_object(%1$L, s.%1$I) end'
+                when rag._column_type(source.relation, c) = 'json'::regtype
+                then 'jsonb_build_object(%1$L, rag._jsonb_of(s.%1$I))'
+                when rag._has_trusted_type(source.relation, c)
+                then 'jsonb_build_object(%1$L, s.%1$I)'
+                else 'jsonb_build_object(%1$L, case when s.%1$I is not null then format(''%%s'', s.%1$I) end)' end, c), ' || ' order by i), '''{}''::jsonb')
+  from unnest(source.metadata_columns) with ordinality u (c, i)
+$sql$;
+comment on function rag._metadata_expression(rag.sources) is 'expression for the metadata of the source''s row s';
+
+create or replace function rag._expand_keys(source_id integer, keys text[], priority smallint) returns text[]
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _source rag.sources;
+  _locked text[];
+begin
+  select * into _source from rag.sources s where s.source_id = _expand_keys.source_id;
+  perform rag._require_own_code(_source.relation);
+
+  -- Key share, as a foreign key takes it: a row that is being deleted right now must not become a
+  -- document behind the back of its delete trigger. Rows that somebody holds are left for later.
+  execute format($sql$
+    with present as (
+      select s.%1$I::text as key, %2$s as file_path, %3$s as title, %4$s as tenant_id, %5$s as tags, %6$s as language, %7$s as metadata
+      from %8$s s
+      where s.%1$I = any ($2::%9$s[])
+      for key share of s skip locked
+    ),
+    changed as (
+      insert into rag.documents as d (source_id, document_id, source_key, file_path, title, tenant_id, tags, language, metadata)
+      select $1, %10$s, p.key, p.file_path, p.title, p.tenant_id, p.tags, p.language, p.metadata
+      from present p
+      order by p.key
+      on conflict on constraint documents_source_id_source_key_key do update
+        set generation = nextval('rag._generation_seq'), status = 'pending', retry_count = 0,
+            file_path = excluded.file_path, title = excluded.title, tenant_id = excluded.tenant_id, tags = excluded.tags,
+            language = excluded.language, metadata = excluded.metadata,
+            -- A row that is only looked at again has not changed.
+            updated_at = case when $3 < 0 and (d.file_path, d.title, d.tenant_id, d.tags, d.language, d.metadata)
+                                              is not distinct from
+                                              (excluded.file_path, excluded.title, excluded.tenant_id, excluded.tags, excluded.language, excluded.metadata)
+                              then d.updated_at else now() end
+      returning d.document_id, d.tenant_id, d.file_path, d.source_key, d.xmax = 0 as is_new
+    ),
+    queued as (
+      insert into rag.ingestion_queue as q (source_id, document_id, pipeline_id, priority, tenant_id)
+      select $1, c.document_id, p.pipeline_id, $3, coalesce(c.tenant_id, 0)
+      from changed c, rag.pipelines p
+      where p.state in ('active', 'building')
+      order by c.document_id
+      on conflict (source_id, document_id, pipeline_id) where status <> 'running' do update
+        set status = 'queued', attempts = 0, run_at = case when q.status = 'queued' and q.attempts = 0 then q.run_at else now() end,
+            priority = greatest(q.priority, excluded.priority),
+            tenant_id = excluded.tenant_id,
+            failure = null, stage = null, error_code = null, error = null, error_hint = null, failed_at = null
+    ),
+    notified as (
+      select rag._notify_change(case when c.is_new then 'INSERT' else 'UPDATE' end, c.document_id, c.file_path)
+      from changed c
+      where rag.get('notifications') = 'on'
+    )
+    select array_agg(s.%1$I::text)
+    from %8$s s
+    where s.%1$I = any ($2::%9$s[]) and s.%1$I::text not in (select source_key from changed)
+      and (select count(*) from notified) >= 0
+    $sql$,
+    _source.key_column,
+    rag._column_or_null(coalesce(_source.path_column, _source.name_column), 'text'),
+    rag._column_or_null(_source.title_column, 'text'),
+    rag._column_or_null(_source.tenant_column, 'bigint'),
+    rag._column_or_null(_source.tags_column, 'text[]'),
+    rag._column_or_null(_source.language_column, 'text'),
+    rag._metadata_expression(_source),
+    _source.relation,
+    rag._column_type(_source.relation, _source.key_column),
+    case when _source.assigns_ids then 'nextval(''rag._document_id_seq'')' else 'p.key::bigint' end)
+  into _locked using _expand_keys.source_id, _expand_keys.keys, _expand_keys.priority;
+  return _locked;
+end
+$plpgsql$;
+comment on function rag._expand_keys(integer, text[], smallint) is
+  'makes rows of a source documents with a new generation and queues them; returns the keys of rows that another transaction has locked,'
+  ' to be tried again';
+
+create or replace function rag._record_changes(source_id integer, keys text[], priority smallint) returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _later text[] := _record_changes.keys;
+begin
+  if cardinality(_later) <= 100 then
+    _later := rag._expand_keys(_record_changes.source_id, _later, _record_changes.priority);
+  end if;
+  if cardinality(_later) <= 10000 then
+    insert into rag._changes (source_id, keys, priority) values (_record_changes.source_id, _later, _record_changes.priority);
+  elsif _later is not null then
+    insert into rag._changes (source_id, keys, priority)
+    select _record_changes.source_id, array_agg(k), _record_changes.priority
+    from unnest(_later) with ordinality u (k, i)
+    group by (i - 1) / 10000;
+  end if;
+end
+$plpgsql$;
+comment on function rag._record_changes(integer, text[], smallint) is
+  'queues changed rows: at once where they are few, else through rag._changes, 10,000 keys a row';
+
+create or replace function rag._refuse_row(source_id integer, key text, code text, message text) returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+#variable_conflict use_column
+declare
+  _hint        constant text := 'Correct the row: its update is looked at anew.';
+  _assigns_ids boolean;
+  _document    rag.documents;
+begin
+  select s.assigns_ids into strict _assigns_ids from rag.sources s where s.source_id = _refuse_row.source_id;
+  insert into rag.documents as d (source_id, document_id, source_key, status, error_code, last_error, error_hint)
+  values (_refuse_row.source_id, case when _assigns_ids then nextval('rag._document_id_seq') else _refuse_row.key::bigint end,
+          _refuse_row.key, 'failed', _refuse_row.code, _refuse_row.message, _hint)
+  on conflict on constraint documents_source_id_source_key_key do update
+    set generation = nextval('rag._generation_seq'), status = 'failed', error_code = excluded.error_code,
+        last_error = excluded.last_error, error_hint = excluded.error_hint, updated_at = now()
+  returning * into _document;
+  insert into rag.ingestion_queue as q (source_id, document_id, pipeline_id, tenant_id, status, failure, stage, error_code, error, error_hint, failed_at)
+  select _document.source_id, _document.document_id, p.pipeline_id, coalesce(_document.tenant_id, 0), 'dead', 'permanent', 'read',
+         _refuse_row.code, _refuse_row.message, _hint, now()
+  from rag.pipelines p
+  where p.state in ('active', 'building')
+  on conflict (source_id, document_id, pipeline_id) where status <> 'running' do update
+    set status = 'dead', failure = excluded.failure, stage = excluded.stage, error_code = excluded.error_code,
+        error = excluded.error, error_hint = excluded.error_hint, failed_at = excluded.failed_at;
+exception
+  when program_limit_exceeded then
+    raise warning 'a row of source % has a key that is too long for a document', _refuse_row.source_id
+      using detail = format('It begins with %s and has %s bytes.', left(_refuse_row.key, 40), octet_length(_refuse_row.key));
+end
+$plpgsql$;
+comment on function rag._refuse_row(integer, text, text, text) is
+  'makes a row that cannot become a document a failed one, and a dead letter';
+
+create or replace function rag._expand_changes(min_priority smallint) returns integer
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+  -- Whoever holds a table or a row must not hold up other sources.
+  set lock_timeout = '5s'
+as $plpgsql$
+declare
+  _change rag._changes;
+  _left   text[];
+begin
+  select * into _change
+    from rag._changes c
+   where c.priority >= _expand_changes.min_priority
+   order by c.priority desc, c.change_id
+   limit 1
+     for update skip locked;
+  if not found then
+    return 0;
+  end if;
+  delete from rag._changes c where c.change_id = _change.change_id;
+  if not exists (select from rag.sources s join pg_class c on c.oid = s.relation where s.source_id = _change.source_id) then
+    -- Dropped while nobody was told, as event triggers can be switched off.
+    perform rag._forget_source(_change.source_id);
+    return cardinality(_change.keys);
+  end if;
+  begin
+    _left := rag._expand_keys(_change.source_id, _change.keys, _change.priority);
+  exception
+    when data_exception or integrity_constraint_violation or program_limit_exceeded then
+      -- One row must not take the others along: halves, until it is alone.
+      if cardinality(_change.keys) = 1 then
+        perform rag._refuse_row(_change.source_id, _change.keys[1], sqlstate, sqlerrm);
+      else
+        insert into rag._changes (source_id, keys, priority, created_at)
+        select _change.source_id, h.keys, _change.priority, _change.created_at
+        from (select cardinality(_change.keys) / 2 as middle) m,
+             lateral (values (_change.keys[:m.middle]), (_change.keys[m.middle + 1:])) h (keys);
+      end if;
+      return cardinality(_change.keys);
+    when lock_not_available or object_not_in_prerequisite_state then
+      _left := _change.keys;
+  end;
+  if _left is not null then
+    -- To the back of the line, so that rows locked for long hold up no others.
+    insert into rag._changes (source_id, keys, priority, created_at)
+    values (_change.source_id, _left, _change.priority, _change.created_at);
+  end if;
+  return cardinality(_change.keys) - coalesce(cardinality(_left), 0);
+end
+$plpgsql$;
+comment on function rag._expand_changes(smallint) is
+  'turns one row of rag._changes into documents and jobs; returns how many, 0 where there is nothing to do, or nothing that can be done'
+  ' now';
+
+create or replace function rag._delete_documents(source_id integer, keys text[]) returns bigint
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _ids bigint[];
+begin
+  -- First the documents: this waits for a worker that is just storing one, and the next statement
+  -- then sees the chunks it stored.
+  with gone as (
+    delete from rag.documents d
+     where d.source_id = _delete_documents.source_id
+       and (_delete_documents.keys is null or d.source_key = any (_delete_documents.keys))
+    returning d.document_id, d.file_path
+  ), notified as (
+    select rag._notify_change('DELETE', g.document_id, g.file_path) from gone g where rag.get('notifications') = 'on'
+  )
+  select array_agg(g.document_id) into _ids from gone g where (select count(*) from notified) >= 0;
+
+  delete from rag.ingestion_queue q where q.source_id = _delete_documents.source_id and q.document_id = any (_ids);
+  with gone as (
+    delete from rag.document_versions v
+     where v.source_id = _delete_documents.source_id and v.document_id = any (_ids)
+    returning v.version_id
+  )
+  delete from rag._retained_chunks r where r.version_id in (select g.version_id from gone g);
+
+  with gone as (
+    delete from rag.document_chunks c
+     where c.source_id = _delete_documents.source_id
+       and (_delete_documents.keys is null or c.document_id = any (_ids))
+    returning c.pipeline_id, c.text_search_config, c.content_tsv
+  )
+  insert into rag._lexeme_changes (pipeline_id, text_search_config, sign, content_tsv)
+  select g.pipeline_id, g.text_search_config, -1, g.content_tsv from gone g;
+  return coalesce(cardinality(_ids), 0);
+end
+$plpgsql$;
+comment on function rag._delete_documents(integer, text[]) is
+  'takes documents of a source (keys null: all) out of search, with their jobs and versions; returns how many';

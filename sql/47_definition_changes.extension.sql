@@ -1,0 +1,111 @@
+-- Changes of an attached table's definition, followed by event triggers, which only a superuser can make.
+
+create or replace function rag._after_ddl() returns event_trigger
+  language plpgsql
+  -- SECURITY DEFINER: whoever may alter a table need not be able to write ragstone's own tables.
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _source  rag.sources;
+  _trigger record;
+begin
+  -- pg_restore --disable-triggers switches all triggers of a table off and, after its data, on. The one
+  -- on rag.pipelines is what lets its data in; those of sources fire where they did before.
+  for _trigger in
+    select t.tgname, t.tgrelid::regclass as relation, coalesce(k.fires, 'A') as fires
+    from pg_trigger t join pg_proc p on p.oid = t.tgfoid left join rag._trigger_kinds() k on k.tgname = t.tgname
+    where p.pronamespace = 'rag'::regnamespace and not t.tgisinternal
+      and case when p.proname = '_restore_pipeline' then t.tgenabled = 'D' else t.tgenabled <> 'D' and t.tgenabled <> k.fires end
+      and t.tgrelid in (select d.objid from pg_event_trigger_ddl_commands() d where d.classid = 'pg_class'::regclass)
+  loop
+    perform rag._set_firing(_trigger.relation, _trigger.tgname, _trigger.fires);
+  end loop;
+
+  perform rag._require_own_code(s.relation)
+  from rag.sources s
+  where s.relation in (
+    with recursive up (relid) as (
+      select case d.classid when 'pg_class'::regclass then coalesce((select i.indrelid from pg_index i where i.indexrelid = d.objid), d.objid)
+                            when 'pg_rewrite'::regclass then (select r.ev_class from pg_rewrite r where r.oid = d.objid)
+                            when 'pg_statistic_ext'::regclass then (select x.stxrelid from pg_statistic_ext x where x.oid = d.objid) end
+      from pg_event_trigger_ddl_commands() d
+      union
+      select i.inhparent from pg_inherits i join up on i.inhrelid = up.relid
+    )
+    select u.relid from up u where u.relid is not null);
+
+  for _source in
+    -- Ancestors are looked up; a tree is locked, and sessions that each alter a partition would wait for
+    -- each other.
+    select s.* from rag.sources s
+    where exists (select from pg_event_trigger_ddl_commands() d
+                  where d.classid = 'pg_class'::regclass
+                    and (d.objid = s.relation or s.relation in (select a.relid from pg_partition_ancestors(d.objid) a)))
+  loop
+    _source := rag._follow_columns(_source);
+    -- Triggers read these columns with the rights of ragstone's owner: a type of the table's owner,
+    -- with a cast of their own, would be run with those rights.
+    perform rag._require_columns(_source);
+    -- A new partition has none, while the table has all: a half restored dump is left alone.
+    perform rag._make_triggers(_source.source_id, t.relid)
+    from (select distinct n.relid
+          from pg_event_trigger_ddl_commands() d
+          join pg_class c on c.oid = d.objid and c.relkind in ('r', 'p')
+          cross join lateral (select d.objid::regclass as relid
+                              union all
+                              select t.relid from pg_partition_tree(case when c.relkind = 'p' then c.oid end) t) n
+          where d.classid = 'pg_class'::regclass
+            and _source.relation in (select a.relid from pg_partition_ancestors(d.objid) a union all select d.objid)) t
+    where rag._has_all_triggers(_source.source_id, _source.relation)
+      and not exists (select from rag._triggers(_source.source_id) g where g.tgrelid = t.relid);
+  end loop;
+end
+$plpgsql$;
+comment on function rag._after_ddl() is
+  'follows renamed columns of attached tables, gives new partitions their triggers, keeps triggers firing as they shall, and keeps code of'
+  ' others out of what is read';
+
+create or replace function rag._after_drop() returns event_trigger
+  language plpgsql
+  -- SECURITY DEFINER: as for rag._after_ddl().
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _dropped record;
+  _source  rag.sources;
+begin
+  for _dropped in
+    select d.objid, d.objsubid, d.address_names from pg_event_trigger_dropped_objects() d
+    where d.classid = 'pg_class'::regclass
+  loop
+    select * into _source from rag.sources s where s.relation::oid = _dropped.objid;
+    if not found then
+      continue;
+    elsif _dropped.objsubid = 0 then
+      perform rag._forget_source(_source.source_id);
+    elsif _dropped.address_names[3] = any (rag._watched_columns(_source) || _source.key_column) then
+      raise exception 'column "%" of table % is watched by ragstone', _dropped.address_names[3], _source.relation
+        using errcode = 'dependent_objects_still_exist',
+              hint    = format('First detach the table: select rag.detach_source(%L);', _source.relation);
+    end if;
+  end loop;
+end
+$plpgsql$;
+comment on function rag._after_drop() is
+  'takes the documents of a dropped table out of search, and keeps watched columns from being dropped';
+
+do $do$
+begin
+  -- Anew at each update: what it listens to is part of it.
+  drop event trigger if exists ragstone_after_ddl;
+  create event trigger ragstone_after_ddl on ddl_command_end
+    when tag in ('ALTER TABLE', 'CREATE TABLE', 'CREATE TABLE AS', 'CREATE INDEX', 'CREATE STATISTICS', 'CREATE RULE')
+    execute function rag._after_ddl();
+  if not exists (select from pg_event_trigger where evtname = 'ragstone_after_drop') then
+    create event trigger ragstone_after_drop on sql_drop
+      when tag in ('ALTER TABLE', 'DROP TABLE', 'DROP SCHEMA', 'DROP OWNED') execute function rag._after_drop();
+  end if;
+end
+$do$;

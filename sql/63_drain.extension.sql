@@ -1,0 +1,12 @@
+-- Draining the queue, by hand or from pg_cron.
+
+create or replace procedure rag.drain(run_for interval default '0', max_documents bigint default null)
+  language plpython3u
+as $python$
+@boot@
+from ragstone.worker.loop import drain
+drain(plpy, run_for, max_documents)
+$python$;
+comment on procedure rag.drain(interval, bigint) is
+  'works off the queue in this session, and returns when it is empty and run_for has passed, or after max_documents. It commits as it'
+  ' goes, so it cannot run inside a transaction block. Cancelled, it gives back what it has not done';
