@@ -107,7 +107,7 @@ bench-search: cluster venv-dev ## measure search: quality (COLLECTIONS='DIR DIR:
 	@$(MAKE) --no-print-directory bench ARGS=search
 	@$(MAKE) --no-print-directory bench ARGS="scale --chunks $(or $(CHUNKS),10000 100000)"
 
-freeze: build ## at a release: keep its install script and hashes for good
+freeze: build ## at a release: keep its install script, package and hashes for good
 	@$(VENV)/bin/python tools/assemble.py freeze --model $(MODEL)
 
 reference: installed venv-dev ## write docs/reference.md and the list of objects anew, from the catalog

@@ -1,30 +1,515 @@
--- Where a pipeline had chunks and no lexeme in any of them, this was 0, which weights are divided by.
-update rag._pipeline_statistics s set average_length = 1 where s.average_length < 1;
-alter table rag._pipeline_statistics add constraint average_length_divides check (average_length >= 1);
+-- Types, tables and indexes of the first release. One-time statements only: everything that can be
+-- replaced in place (functions, views, triggers, comments on them) is in sql/.
+--
+-- What needs a superuser is in 0.2.0.extension.sql.
 
--- Since 0.2.0 a language that a source calls by its English name is stored by its code.
-update rag.document_chunks c set language = l.code
-from (values
-    ('arabic', 'ar'), ('armenian', 'hy'), ('basque', 'eu'), ('catalan', 'ca'), ('chinese', 'zh'), ('danish', 'da'), ('dutch', 'nl'),
-    ('english', 'en'), ('estonian', 'et'), ('finnish', 'fi'), ('french', 'fr'), ('german', 'de'), ('greek', 'el'), ('hindi', 'hi'), ('hungarian', 'hu'),
-    ('indonesian', 'id'), ('irish', 'ga'), ('italian', 'it'), ('japanese', 'ja'), ('korean', 'ko'), ('lithuanian', 'lt'), ('malay', 'ms'),
-    ('nepali', 'ne'), ('norwegian', 'no'), ('polish', 'pl'), ('portuguese', 'pt'), ('romanian', 'ro'), ('russian', 'ru'), ('serbian', 'sr'),
-    ('spanish', 'es'), ('swedish', 'sv'), ('tamil', 'ta'), ('thai', 'th'), ('turkish', 'tr'), ('vietnamese', 'vi'), ('yiddish', 'yi')) l (name, code)
-where c.language = l.name;
+------------------------------------------------------------------------------------------------
+-- Configuration
+------------------------------------------------------------------------------------------------
 
--- Functions that have other arguments or results now, or none of the name any more. "if exists": at
--- install there is nothing yet.
-drop function if exists rag._in_any_language(text, text[]);
-drop function if exists rag._query_lexemes(text, rag.pipelines);
-drop function if exists rag._query_weights(text, rag.pipelines);
-drop function if exists rag._rarest_lexemes(text, rag.pipelines, float);
-drop function if exists rag._candidates(vector, text, text, rag._search_options, tsquery, rag.pipelines, integer);
-drop function if exists rag._join_chunks(text[]);
-drop function if exists rag._context(integer, integer, bigint, integer, integer);
-drop function if exists rag._fuse(bigint[], vector, text, rag._search_options, rag.pipelines);
-drop function if exists rag.evaluate(regclass, regclass, integer, text[], text[]);
+create table rag._settings (
+  name       text        not null,
+  tenant_id  bigint,
+  value      text        not null,
+  updated_at timestamptz not null default now(),
+  updated_by name        not null default current_user,
+  constraint one_value_a_tenant unique nulls not distinct (name, tenant_id)
+);
+comment on table rag._settings is 'settings that differ from their default; read rag.settings, write with rag.set()';
 
+create table rag.models (
+  name           text    primary key,
+  kind           text    not null default 'embedding' constraint known_kind check (kind in ('embedding', 'reranker')),
+  provider       text    not null constraint known_provider check (provider in ('onnx')),
+  dimension      integer not null constraint dimension_fits_vector check (dimension between 1 and 16000),
+  max_tokens     integer not null constraint max_tokens_positive check (max_tokens > 2),
+  pooling        text    not null,
+  normalize      boolean not null,
+  query_prefix   text    not null default '',
+  passage_prefix text    not null default '',
+  location       text    not null,
+  sha256         bytea   not null constraint sha256_is_32_bytes check (length(sha256) = 32),
+  options        jsonb   not null default '{}',
+  builtin        boolean not null default false
+);
+comment on table  rag.models is 'models: data, not code';
+comment on column rag.models.name is 'name used by pipelines';
+comment on column rag.models.kind is 'embedding: text to vector; reranker: question and passage to a score';
+comment on column rag.models.provider is 'what runs the model: onnx (ONNX Runtime on the CPU, inside the backend)';
+comment on column rag.models.dimension is 'length of the embedding';
+comment on column rag.models.max_tokens is 'longest input in tokens, special tokens included; longer chunks are split, never cut';
+comment on column rag.models.pooling is 'how token vectors become one (done inside the graph)';
+comment on column rag.models.normalize is 'whether embeddings have length 1 (done inside the graph)';
+comment on column rag.models.query_prefix is 'text put before a query';
+comment on column rag.models.passage_prefix is 'text put before a passage';
+comment on column rag.models.location is 'folder of the model: relative to the installed models folder, or absolute';
+comment on column rag.models.sha256 is 'checksum of model.onnx in that folder';
+comment on column rag.models.options is 'options of the provider';
+comment on column rag.models.builtin is 'installed with ragstone: not dumped, made anew by create extension';
+
+create table rag.pipelines (
+  pipeline_id        integer generated by default as identity primary key,
+  name               text not null unique constraint name_is_an_identifier check (name ~ '^[a-z][a-z0-9_]{0,39}$' and name <> 'active'),
+  model              text not null,
+  chunk_strategy     text not null default 'recursive'
+                     constraint known_chunk_strategy check (chunk_strategy in ('recursive', 'structure', 'code', 'auto', 'semantic', 'fixed')),
+  chunk_size         integer not null default 512 constraint chunk_size_sane check (chunk_size between 32 and 100000),
+  chunk_overlap      integer not null default 50
+                     constraint overlap_below_half_size check (chunk_overlap >= 0 and chunk_overlap * 2 <= chunk_size),
+  chunk_unit         text not null default 'characters'
+                     constraint known_chunk_unit check (chunk_unit in ('characters', 'tokens')),
+  embed_template     text not null default E'{title}\n{content}'
+                     constraint template_has_content check (position('{content}' in embed_template) > 0),
+  text_search_config text not null default 'english',
+  index_method       text not null default 'hnsw'
+                     constraint known_index_method check (index_method in ('hnsw', 'ivfflat', 'none')),
+  index_options      jsonb not null default '{}',
+  quantization       text not null default 'half'
+                     constraint known_quantization check (quantization in ('none', 'half', 'binary')),
+  index_deferred     boolean not null default false,
+  ocr                text not null default 'off'
+                     constraint ocr_is_off_or_languages check (ocr ~ '^[A-Za-z]\w{2,30}(\+[A-Za-z]\w{2,30}){0,9}$'),
+  state              text not null default 'building'
+                     constraint known_state check (state in ('building', 'active', 'superseded')),
+  created_at         timestamptz not null default now(),
+  activated_at       timestamptz
+);
+create unique index one_active_pipeline on rag.pipelines (state) where state = 'active';
+comment on table  rag.pipelines is 'how documents become chunks and vectors; searches use the one whose state is active';
+comment on column rag.pipelines.chunk_strategy is
+  'recursive: paragraphs, then sentences, then words; structure: lists, tables and listings kept together; code: by definitions; auto:'
+  ' code for source code, else structure; semantic: structure, and within running text where neighbouring sentences mean something else;'
+  ' fixed: by length alone';
+comment on column rag.pipelines.chunk_size is 'longest chunk, in chunk_unit';
+comment on column rag.pipelines.chunk_overlap is 'text repeated from the previous chunk, in chunk_unit';
+comment on column rag.pipelines.chunk_unit is 'characters or tokens';
+comment on column rag.pipelines.embed_template is
+  'what both legs index, vectors and words: {title}, {section} and {content} are replaced; content stays what the document says';
+comment on column rag.pipelines.text_search_config is
+  'text search configuration of documents whose language is not known, by name (pg_upgrade refuses columns of type regconfig)';
+comment on column rag.pipelines.index_method is 'vector index: hnsw, ivfflat (very large tables) or none (exact)';
+comment on column rag.pipelines.index_options is
+  'hnsw: m 16, ef_construction 64, and for searches ef_search (a thousandth of the number of chunks, at least 100 and twice match_count,'
+  ' at most 1000); ivfflat: lists 100, and for searches probes (the root of lists); binary: oversampling (8), how many times as many are'
+  ' ranked again';
+comment on column rag.pipelines.quantization is
+  'precision of the vector index: half (16 bit), none (32 bit) or binary (1 bit, then ranked again by the stored vectors); the stored'
+  ' vectors are always 32 bit';
+comment on column rag.pipelines.index_deferred is
+  'true after rag.defer_index(): searches by meaning read all vectors until the index is built';
+comment on column rag.pipelines.ocr is
+  'off, or the languages in which pages that are pictures are recognised, by Tesseract''s names: eng, or eng+deu; rag.set_ocr() changes it';
+comment on column rag.pipelines.state is 'building: filled beside the active one; active: searched; superseded: kept to go back to';
+
+create type rag.chunk_preview as (
+  chunk_index integer,
+  page_number integer,
+  section     text,
+  char_count  integer,
+  token_count integer,
+  content     text
+);
+comment on type rag.chunk_preview is 'a passage as rag.preview_chunks() shows it, with the columns of rag.document_chunks';
+
+create table rag.sources (
+  source_id        integer generated by default as identity primary key,
+  name             text     not null unique,
+  relation         regclass not null unique,
+  key_column       name     not null,
+  assigns_ids      boolean  not null,
+  path_column      name,
+  content_column   name,
+  name_column      name,
+  title_column     name,
+  tenant_column    name,
+  tags_column      name,
+  language_column  name,
+  metadata_columns name[]   not null default '{}',
+  column_numbers   jsonb    not null default '{}',
+  attached_at      timestamptz not null default now(),
+  constraint path_or_content check ((path_column is null) <> (content_column is null))
+);
+comment on table  rag.sources is 'tables whose rows are documents; see rag.attach_source()';
+comment on column rag.sources.relation is 'the table, by oid: renaming it changes nothing';
+comment on column rag.sources.key_column is 'primary key of one column';
+comment on column rag.sources.path_column is 'file name below the document root';
+comment on column rag.sources.content_column is 'the document itself, bytea or text';
+comment on column rag.sources.name_column is 'file name of a document that lies in content_column';
+comment on column rag.sources.column_numbers is 'numbers of these columns in the table, by which a renamed one is known again';
+comment on column rag.sources.assigns_ids is
+  'true where the key is no integer, so that document_id is assigned and source_key keeps the key';
+
+------------------------------------------------------------------------------------------------
+-- Documents
+--
+-- No foreign keys: a parallel pg_restore loads an extension's tables in any order. The functions that
+-- delete take along what belongs together.
+------------------------------------------------------------------------------------------------
+
+-- Never reused, unlike a counter in the row: a key that is deleted and inserted again must not meet
+-- the generation under which a worker is still busy with the old row.
+create sequence rag._generation_seq;
+create sequence rag._document_id_seq;
+
+create table rag.documents (
+  source_id    integer     not null,
+  document_id  bigint      not null,
+  source_key   text        not null,
+  generation   bigint      not null default nextval('rag._generation_seq'),
+  status       text        not null default 'pending'
+               constraint known_status check (status in ('pending', 'completed', 'failed', 'rejected')),
+  file_path    text,
+  file_size    bigint,
+  mime_type    text,
+  sha256       bytea,
+  title        text,
+  tenant_id    bigint,
+  tags         text[],
+  language     text,
+  metadata     jsonb       not null default '{}',
+  extracted    jsonb       not null default '{}',
+  chunks       integer     not null default 0,
+  retry_count  integer     not null default 0,
+  error_code   text,
+  last_error   text,
+  error_hint   text,
+  started_at   timestamptz,
+  processed_at timestamptz,
+  created_at   timestamptz not null default now(),
+  updated_at   timestamptz not null default now(),
+  primary key (source_id, document_id),
+  unique (source_id, source_key)
+) with (fillfactor = 80);
+create index on rag.documents (tenant_id) where tenant_id is not null;
+create index on rag.documents using gin (metadata jsonb_path_ops);
+comment on table  rag.documents is 'every document of every source, as last seen';
+comment on column rag.documents.document_id is 'the key of the source row where that is an integer, else assigned';
+comment on column rag.documents.source_key is 'the key of the source row as text';
+comment on column rag.documents.generation is
+  'fencing token: new with every change, so that a result computed for an older state is never stored';
+comment on column rag.documents.status is
+  'pending: waits for a worker; completed: searchable as it is now; failed: see last_error; rejected: over a limit, which last_error names';
+comment on column rag.documents.title is
+  'from the source''s title column, like language and metadata; what the file itself says is in extracted';
+comment on column rag.documents.extracted is 'what the file says of itself: title, author, language, created, pages, partial, …';
+comment on column rag.documents.file_size is 'bytes';
+comment on column rag.documents.sha256 is 'of the file''s bytes';
+comment on column rag.documents.retry_count is 'failed attempts since the last change';
+
+create table rag.document_versions (
+  version_id    bigint generated by default as identity primary key,
+  source_id     integer     not null,
+  document_id   bigint      not null,
+  pipeline_id   integer     not null,
+  generation    bigint      not null,
+  state         text        not null
+                constraint known_state check (state in ('ready', 'failed', 'superseded')),
+  sha256        bytea,
+  fingerprint   bytea,
+  chunks        integer     not null default 0,
+  chunks_reused integer     not null default 0,
+  tokens        integer     not null default 0,
+  restorable    boolean     not null default false,
+  error         text,
+  started_at    timestamptz not null,
+  finished_at   timestamptz not null default now(),
+  duration_ms   integer     not null
+);
+create unique index one_ready_version on rag.document_versions (source_id, document_id, pipeline_id) where state = 'ready';
+create index on rag.document_versions (source_id, document_id);
+create index on rag.document_versions (finished_at);
+comment on table  rag.document_versions is 'each time a document was processed';
+comment on column rag.document_versions.state is
+  'ready: its chunks are searched; failed: nothing was stored; superseded: replaced by a later one';
+comment on column rag.document_versions.fingerprint is
+  'sha256 over everything the chunks depend on: file, title and pipeline parameters; the same again means no work';
+comment on column rag.document_versions.chunks_reused is 'chunks whose vector was kept because their text had not changed';
+comment on column rag.document_versions.restorable is
+  'its chunks are kept, and rag.restore_version() can bring them back; retain_versions says for how many';
+comment on column rag.document_versions.tokens is 'tokens embedded, without those of reused chunks';
+
+-- A source like any other, for applications that have no table of their own.
+create table rag.uploads (
+  upload_id   bigint generated by default as identity primary key,
+  name        text   not null,
+  content     bytea  not null,
+  title       text,
+  tenant_id   bigint,
+  tags        text[],
+  language    text,
+  metadata    jsonb  not null default '{}',
+  uploaded_at timestamptz not null default now()
+);
+-- Documents are compressed already, or else shrink little for the time it takes.
+alter table rag.uploads alter column content set storage external;
+comment on table  rag.uploads is 'documents given by rag.add_document()';
+comment on column rag.uploads.name is 'file name, which tells the type where the content does not';
+
+-- One partition a pipeline, made at run time by rag._ensure_partition() with its indexes. The
+-- partitions are no members of the extension: pg_dump dumps them like any table.
+create sequence rag._chunk_id_seq;
+
+create table rag.document_chunks (
+  chunk_id     bigint      not null default nextval('rag._chunk_id_seq'),
+  pipeline_id  integer     not null,
+  source_id    integer     not null,
+  document_id  bigint      not null,
+  tenant_id    bigint,
+  chunk_index  integer     not null,
+  content      text        not null,
+  char_count   integer     not null,
+  token_count  integer     not null,
+  content_tsv  tsvector    not null,
+  content_bm25 sparsevec   not null,
+  embedding    vector      not null,
+  page_number  integer,
+  section      text,
+  tags         text[],
+  language     text,
+  text_search_config text  not null default 'simple',
+  content_hash bytea       not null,
+  created_at   timestamptz not null default now(),
+  updated_at   timestamptz not null default now()
+) partition by list (pipeline_id);
+-- Read for every candidate of a search: kept in the row itself.
+alter table rag.document_chunks alter column content_bm25 set storage main;
+comment on table  rag.document_chunks is
+  'searchable passages, one partition a pipeline; unique by source, document and chunk_index within each';
+comment on column rag.document_chunks.chunk_index is 'position in the document, from 0';
+comment on column rag.document_chunks.content is 'what the document says';
+comment on column rag.document_chunks.char_count is 'characters of content';
+comment on column rag.document_chunks.token_count is 'tokens the model reads for this chunk, special tokens included';
+comment on column rag.document_chunks.content_tsv is
+  'lexemes of the indexed text with positions, by text_search_config; see rag._analyze()';
+comment on column rag.document_chunks.language is 'language of the document as a code such as en, or as its source says';
+comment on column rag.document_chunks.text_search_config is
+  'configuration that content_tsv was made with: that of the language, the pipeline''s where none is known';
+comment on column rag.document_chunks.content_bm25 is
+  'BM25 weights of those lexemes; its inner product with a query''s idf weights is the BM25 score';
+comment on column rag.document_chunks.embedding is 'vector of the embedded text, in the dimension of the pipeline''s model';
+comment on column rag.document_chunks.page_number is 'page on which the chunk begins, from 1';
+comment on column rag.document_chunks.section is 'headings above the chunk, outermost first';
+comment on column rag.document_chunks.content_hash is 'sha256 of content and embedded text; equal hashes share a vector';
+
+-- Without any index but the key: what is kept to go back to costs a search nothing.
+create table rag._retained_chunks (
+  version_id   bigint  not null,
+  chunk_index  integer not null,
+  content      text    not null,
+  char_count   integer not null,
+  token_count  integer not null,
+  content_tsv  tsvector not null,
+  language     text,
+  text_search_config text not null,
+  embedding    vector  not null,
+  page_number  integer,
+  section      text,
+  content_hash bytea   not null,
+  primary key (version_id, chunk_index)
+);
+comment on table rag._retained_chunks is 'chunks of superseded versions, for rag.restore_version()';
+
+create table rag._pipeline_fill (
+  pipeline_id integer primary key,
+  source_id   integer not null default 0,
+  document_id bigint  not null default 0
+);
+comment on table rag._pipeline_fill is 'pipelines that workers are still queueing documents for, and how far they are';
+
+------------------------------------------------------------------------------------------------
+-- Queue
+------------------------------------------------------------------------------------------------
+
+-- Statements that change many rows only note their keys here, so that a bulk load stays fast; a
+-- worker expands them into documents and jobs. Arrays are not compressed: that took half the time.
+create table rag._changes (
+  change_id  bigint generated by default as identity primary key,
+  source_id  integer     not null,
+  keys       text[]      not null,
+  priority   smallint    not null,
+  created_at timestamptz not null default now()
+);
+alter table rag._changes alter column keys set storage external;
+comment on table rag._changes is 'keys of changed rows that wait to become documents and jobs';
+
+create table rag.ingestion_queue (
+  job_id      bigint generated by default as identity primary key,
+  source_id   integer     not null,
+  document_id bigint      not null,
+  pipeline_id integer     not null,
+  operation   text        not null default 'index' constraint known_operation check (operation in (
+                'index',     -- by a change
+                'reembed')), -- by rag.reembed(): no vector is kept
+  status      text        not null default 'queued'
+              constraint known_status check (status in (
+                'queued',    -- by a change, a failure with attempts left, or a worker's end
+                'running',   -- by rag._claim_jobs() and rag._claim_retry()
+                'dead')),    -- by a permanent error, the last attempt, or rag.cancel()
+  priority    smallint    not null default 0,
+  tenant_id   bigint      not null default 0,
+  attempts    smallint    not null default 0,
+  run_at      timestamptz not null default now(),
+  worker_id   integer,
+  failure     text        constraint known_failure check (failure in (
+                'transient',   -- may pass by itself: tried again
+                'permanent',   -- the same document fails again: not tried again
+                'rejected',    -- over a limit that rag.set() can raise
+                'poison',      -- its worker died
+                'cancelled')), -- by rag.cancel()
+  stage       text,
+  error_code  text,
+  error       text,
+  error_hint  text,
+  created_at  timestamptz not null default now(),
+  started_at  timestamptz,
+  failed_at   timestamptz,
+  constraint running_has_worker check ((status = 'running') = (worker_id is not null))
+) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500,
+        autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 2000);
+create unique index one_waiting_job on rag.ingestion_queue (source_id, document_id, pipeline_id) where status <> 'running';
+-- The only index of running jobs: claims ask it for one document each, and whoever dies or leaves reads all of it.
+-- With a second one the planner, while both are small, takes either, and keeps to it when the remains have grown.
+create unique index one_running_job on rag.ingestion_queue (source_id, document_id, pipeline_id) where status = 'running';
+create index waiting_first_time on rag.ingestion_queue (priority desc, tenant_id, job_id) where status = 'queued' and attempts = 0;
+create index waiting_again on rag.ingestion_queue (run_at, job_id) where status = 'queued' and attempts > 0;
+create index dead_by_time on rag.ingestion_queue (failed_at desc, job_id) where status = 'dead';
+comment on table  rag.ingestion_queue is 'work that is waiting, running or dead; finished jobs are in rag.job_history';
+comment on column rag.ingestion_queue.priority is 'higher first: 0 live changes, -10 existing rows and re-embedding; see rag.prioritize()';
+comment on column rag.ingestion_queue.tenant_id is
+  'whose turn it takes, 0 where there is no tenant: tenants with waiting jobs are served in turn';
+comment on column rag.ingestion_queue.attempts is
+  'counted and committed before the work, so that a job which kills its worker is counted too';
+comment on column rag.ingestion_queue.run_at is 'not before';
+comment on column rag.ingestion_queue.worker_id is 'the worker that has it; its session holds an advisory lock as proof of life';
+comment on column rag.ingestion_queue.failure is
+  'what kind of failure the last one was: transient, permanent, poison (its worker died) or cancelled';
+comment on column rag.ingestion_queue.stage is 'where the last attempt failed: read, extract, chunk, embed, store, or worker (it died)';
+
+create table rag.job_history (
+  job_id      bigint      primary key,
+  source_id   integer     not null,
+  document_id bigint      not null,
+  pipeline_id integer     not null,
+  operation   text        not null,
+  outcome     text        not null constraint known_outcome check (outcome in (
+                'done',         -- chunks stored
+                'unchanged',    -- same content and parameters: nothing to do
+                'superseded',   -- the document changed or went away meanwhile
+                'discarded')),  -- a dead letter taken away by rag.discard()
+  attempts    smallint    not null,
+  worker_id   integer,
+  created_at  timestamptz not null,
+  started_at  timestamptz,
+  finished_at timestamptz not null default now()
+);
+create index on rag.job_history (finished_at);
+comment on table rag.job_history is 'finished jobs, kept for job_history_days';
+
+create sequence rag._worker_id_seq as integer cycle;
+
+create table rag.workers (
+  worker_id      integer     primary key,
+  pid            integer     not null,
+  started_at     timestamptz not null default now(),
+  state          text        not null default 'starting'
+                 constraint known_state check (state in ('starting', 'idle', 'working', 'paused', 'short of memory')),
+  stop_requested boolean     not null default false,
+  documents      integer     not null default 0,
+  chunks         integer     not null default 0,
+  tokens         bigint      not null default 0
+);
+comment on table  rag.workers is 'workers that have announced themselves; one whose session is gone is removed by the next';
+comment on column rag.workers.stop_requested is 'set by rag.stop_workers(): finish the batch, then end';
+
+-- Not logged: after a crash counting begins anew, which whoever reads counters has to expect.
+create unlogged table rag._counters (
+  worker_id integer          not null,
+  metric    text             not null,
+  label     text             not null,
+  count     bigint           not null,
+  sum_s     double precision not null default 0,
+  buckets   bigint[]         not null default '{}',
+  primary key (worker_id, metric, label)
+) with (fillfactor = 50);
+comment on table  rag._counters is 'what workers have counted, see rag.metrics(): each in rows of its own, so that none waits for another';
+comment on column rag._counters.worker_id is '0: all workers that have ended';
+comment on column rag._counters.buckets is 'how many durations were within each of rag._metric_bounds_s(), the last: above all of them';
+
+create table rag.maintenance_log (
+  task        text        not null,
+  count       bigint      not null,
+  started_at  timestamptz not null,
+  finished_at timestamptz not null
+);
+create index on rag.maintenance_log (finished_at);
+comment on table  rag.maintenance_log is 'what rag.maintain() did, kept for job_history_days';
+comment on column rag.maintenance_log.count is 'of what the task names';
+
+------------------------------------------------------------------------------------------------
+-- Search
+------------------------------------------------------------------------------------------------
+
+create type rag.search_result as (
+  chunk_id         bigint,
+  document_id      bigint,
+  content          text,
+  similarity_score double precision,
+  text_rank        double precision,
+  hybrid_score     double precision,
+  page_number      integer,
+  chunk_index      integer,
+  source           text,
+  source_key       text,
+  file_path        text,
+  title            text,
+  section          text,
+  tags             text[],
+  metadata         jsonb,
+  language         text,
+  semantic_place   integer,
+  text_place       integer,
+  rerank_score     double precision,
+  context          text,
+  snippet          text
+);
+comment on type   rag.search_result is 'a passage found by rag.search_documents()';
+comment on column rag.search_result.similarity_score is
+  'cosine similarity of passage and question, -1 to 1; null where the question was not embedded';
+comment on column rag.search_result.text_rank is 'BM25 score, from 0; only comparable within one search';
 comment on column rag.search_result.hybrid_score is 'what ranks: both scores fused, the best of the search up to 1';
+comment on column rag.search_result.semantic_place is 'place by similarity_score among the candidates, from 1';
+comment on column rag.search_result.text_place is 'place by text_rank among the candidates, from 1; null without a common word';
+comment on column rag.search_result.rerank_score is 'score by the reranker, where one was asked for: it then ranks';
+comment on column rag.search_result.context is 'the passage with its neighbours, where context_chunks asks for them';
+comment on column rag.search_result.snippet is
+  'HTML: where in the passage the words of the question are, within <mark>; all else is escaped; null without highlight';
+
+create type rag.document_result as (
+  document_id      bigint,
+  source           text,
+  source_key       text,
+  file_path        text,
+  title            text,
+  score            double precision,
+  tags             text[],
+  metadata         jsonb,
+  language         text,
+  passages         rag.search_result[]
+);
+comment on type   rag.document_result is 'a document found by rag.search_whole_documents()';
+comment on column rag.document_result.score is 'hybrid_score of its best passage';
+comment on column rag.document_result.passages is 'its best passages, best first';
+
+create type rag._search_hit as (
+  chunk_id       bigint,
+  similarity     double precision,
+  bm25           double precision,
+  semantic_place integer,
+  text_place     integer,
+  score          double precision,
+  rerank_score   double precision
+);
+comment on type rag._search_hit is 'a chunk found, before all else that is known of it is looked up';
 
 create type rag._query_lexeme as (
   lexeme             text,
@@ -33,3 +518,99 @@ create type rag._query_lexeme as (
   chunks             bigint,  -- of the configuration that have it
   idf                real
 );
+comment on type rag._query_lexeme is 'a lexeme of a question with what is known of it in the corpus';
+
+create type rag._evaluated as (
+  pipeline        text,
+  mode            text,
+  ndcg            double precision,
+  recall          double precision,
+  reciprocal_rank double precision,
+  share_relevant  double precision,
+  duration_ms     double precision
+);
+comment on type rag._evaluated is 'one query asked by rag.evaluate()';
+
+create type rag._search_options as (
+  match_count      integer,
+  document_filter  bigint[],
+  tenant_filter    bigint,
+  semantic_weight  double precision,
+  mode             text,
+  fusion           text,
+  min_score        double precision,
+  max_per_document integer,
+  source           text,
+  tags_filter      text[],
+  tags_match       text,
+  metadata_filter  jsonb,
+  language         text,
+  changed_after    timestamptz,
+  changed_before   timestamptz,
+  check_source     boolean,
+  context_chunks   integer,
+  highlight        boolean,
+  rerank           text,
+  pipeline         text
+);
+comment on type rag._search_options is 'arguments that all forms of search have, in the order in which they take them';
+
+------------------------------------------------------------------------------------------------
+-- Statistics for search
+------------------------------------------------------------------------------------------------
+
+create table rag._lexeme_changes (
+  pipeline_id        integer  not null,
+  text_search_config text     not null,
+  sign               smallint not null,
+  content_tsv        tsvector not null
+);
+comment on table rag._lexeme_changes is 'chunks added (1) and removed (-1) since rag._lexemes was last brought up to date';
+
+create table rag._lexemes (
+  pipeline_id        integer not null,
+  lexeme             text    not null,
+  text_search_config text    not null,
+  chunks             bigint  not null,
+  occurrences        bigint  not null,
+  primary key (pipeline_id, lexeme, text_search_config)
+) with (fillfactor = 70);
+comment on table rag._lexemes is 'document frequency of each lexeme by language; the lexeme '''' holds the totals';
+
+create table rag._pipeline_statistics (
+  pipeline_id       integer primary key,
+  average_length    real    not null constraint average_length_divides check (average_length >= 1),
+  background_chunks bigint  not null default 0
+);
+comment on table  rag._pipeline_statistics is 'what search and indexing take from the corpus as a whole';
+comment on column rag._pipeline_statistics.average_length is 'lexemes a chunk, as used in the stored BM25 weights';
+comment on column rag._pipeline_statistics.background_chunks is 'number of chunks when rag._background was last drawn';
+
+create table rag._background (
+  pipeline_id integer  not null,
+  place       smallint not null,
+  embedding   vector   not null,
+  primary key (pipeline_id, place)
+) with (fillfactor = 45); -- room for the next draw in the same pages, without vacuum
+alter table rag._background alter column embedding set storage plain;
+comment on table rag._background is 'a random sample of stored vectors: how similar an unrelated passage is to a query';
+
+create table rag._tenant_roles (
+  role_name name   primary key,
+  tenant_id bigint not null
+);
+comment on table rag._tenant_roles is 'roles whose sessions belong to one tenant; see rag.set_tenant_role()';
+
+-- Not logged: worth nothing after a crash, and never written on a standby.
+create unlogged table rag._query_cache (
+  key          bytea       primary key,
+  embedding    vector      not null,
+  last_used_at timestamptz not null default now()
+);
+create index on rag._query_cache (last_used_at);
+comment on table  rag._query_cache is 'embeddings of recent queries';
+comment on column rag._query_cache.key is 'sha256 over model and query, neither of which is kept: another model never meets its vectors';
+
+-- Counters that need no row to be locked or to be updated.
+create unlogged sequence rag._query_cache_hits_seq minvalue 0 start 0;
+create unlogged sequence rag._query_cache_misses_seq minvalue 0 start 0;

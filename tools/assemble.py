@@ -4,18 +4,22 @@
     assemble.py freeze --model build/model/model.json
 
 `build` writes the install script, an update script from each earlier release, and the frozen
-install scripts of those releases. `freeze`, run at a release, keeps its install script in
-extension/, and the hashes of that script and of the migrations in extension/released.sha256: a test
-sees to it that none changes.
+install scripts of those releases. `freeze`, run at a release, keeps its install script and its
+Python package in a compressed archive in extension/, and the hashes of that archive and of the
+migrations in extension/released.sha256. A test checks that none changes.
+
+A file whose name ends in .extension.sql needs PL/Python or a superuser.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
 import re
 import sys
+import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +27,7 @@ from pathlib import Path
 
 NAME = "ragstone"
 RELEASED = "extension/released.sha256"
+ARCHIVE = ".tar.xz"
 PLACEHOLDER = re.compile(r"@([a-z][a-z0-9_]*)@")
 # The package lies beside the PL/Python that runs the function. Its folder must not be written into
 # the function: pg_upgrade takes functions over as they are, to a server that has another folder and
@@ -136,20 +141,28 @@ class Sources:
 
         Raises AssembleError for one that is newer than the control file says.
         """
-        found = sorted((Version.parse(p.stem), p) for p in self.root.glob("migrations/*.sql"))
+        found = sorted(
+            (Version.parse(p.stem.removesuffix(".extension")), p.stem, p)
+            for p in self.root.glob("migrations/*.sql")
+        )
         newest = self.control.version
-        for version, path in found:
+        for version, _, path in found:
             if version > newest:
                 raise AssembleError(
                     f"{path.name} is newer than default_version {newest} in {NAME}.control"
                 )
-        return [path for version, path in found if after is None or version > after]
+        return [path for version, _, path in found if after is None or version > after]
 
     def released(self) -> dict[Version, Path]:
-        """The frozen install scripts of the earlier releases."""
-        scripts = (self.root / "extension").glob(f"{NAME}--*.sql")
-        frozen = {Version.parse(p.stem.removeprefix(f"{NAME}--")): p for p in scripts}
-        return {v: frozen[v] for v in sorted(frozen) if v != self.control.version}
+        """The archives of the earlier releases."""
+        archives = (self.root / "extension").glob(f"{NAME}--*{ARCHIVE}")
+        versions = ((p.name.removeprefix(f"{NAME}--").removesuffix(ARCHIVE), p) for p in archives)
+        frozen = sorted((Version.parse(version), p) for version, p in versions)
+        return {version: p for version, p in frozen if version != self.control.version}
+
+    def archive(self, version: Version) -> Path:
+        """Where the release of that version is kept."""
+        return self.root / "extension" / f"{NAME}--{version}{ARCHIVE}"
 
     def script(self, values: Mapping[str, str], after: Version | None = None) -> str:
         """The install script, or the update script from `after`."""
@@ -179,8 +192,8 @@ def build(sources: Sources, card: Path, output: Path) -> None:
     control = sources.control
     values = values_for(control, card)
     scripts = {f"{NAME}--{control.version}.sql": sources.script(values)}
-    for version, path in sources.released().items():
-        scripts[path.name] = path.read_text()
+    for version, archive in sources.released().items():
+        scripts[f"{NAME}--{version}.sql"] = released_script(archive)
         scripts[f"{NAME}--{version}--{control.version}.sql"] = sources.script(values, version)
     output.mkdir(parents=True, exist_ok=True)
     for stale in set(output.glob(f"{NAME}--*.sql")) - {output / name for name in scripts}:
@@ -190,20 +203,36 @@ def build(sources: Sources, card: Path, output: Path) -> None:
 
 
 def freeze(sources: Sources, card: Path) -> Path:
-    """Keep the install script of this version in extension/ and return its path.
+    """Keep this version's install script and package in extension/ and return the archive's path.
 
     Raises AssembleError if it is there already: a release never changes.
     """
     control = sources.control
-    target = sources.root / "extension" / f"{NAME}--{control.version}.sql"
+    target = sources.archive(control.version)
     if target.exists():
         raise AssembleError(f"{target.name} is released; raise default_version in {NAME}.control")
-    write(target, sources.script(values_for(control, card)))
-    frozen = [*sources.migrations(), *sources.root.glob(f"extension/{NAME}--*.sql")]
+    files = {f"{NAME}--{control.version}.sql": sources.script(values_for(control, card)).encode()}
+    for path in sorted((sources.root / "plpy_lib").rglob("*.py")):
+        files[str(path.relative_to(sources.root / "plpy_lib"))] = path.read_bytes()
+    with tarfile.open(target, "w:xz") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    frozen = [*sources.migrations(), *sources.root.glob(f"extension/{NAME}--*{ARCHIVE}")]
     names = sorted(str(path.relative_to(sources.root)) for path in frozen)
     hashes = "".join(f"{sha256(sources.root / name)}  {name}\n" for name in names)
     write(sources.root / RELEASED, hashes)
     return target
+
+
+def released_script(archive: Path) -> str:
+    """The install script in the archive of a release."""
+    with tarfile.open(archive) as files:
+        (name,) = (n for n in files.getnames() if n.endswith(".sql"))
+        script = files.extractfile(name)
+        assert script is not None
+        return script.read().decode()
 
 
 def sha256(path: Path) -> str:
@@ -212,7 +241,7 @@ def sha256(path: Path) -> str:
 
 
 def changed_since_release(root: Path) -> list[str]:
-    """Released files that are gone or differ, and frozen scripts without a hash."""
+    """Released files that are gone or differ, and archives without a hash."""
     listed: dict[str, str] = {}
     if (root / RELEASED).exists():
         for line in (root / RELEASED).read_text().splitlines():
@@ -223,8 +252,8 @@ def changed_since_release(root: Path) -> list[str]:
         for name, digest in listed.items()
         if not (root / name).is_file() or sha256(root / name) != digest
     ]
-    scripts = {str(p.relative_to(root)) for p in root.glob(f"extension/{NAME}--*.sql")}
-    return sorted({*differing, *(scripts - listed.keys())})
+    archives = {str(p.relative_to(root)) for p in root.glob(f"extension/{NAME}--*{ARCHIVE}")}
+    return sorted({*differing, *(archives - listed.keys())})
 
 
 def write(path: Path, text: str) -> None:

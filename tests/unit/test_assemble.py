@@ -14,11 +14,13 @@ CARD = {"dimension": 384, "normalize": True, "model_sha256": "ab12"}
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    for folder in ("extension", "migrations", "sql"):
-        (tmp_path / folder).mkdir()
+    for folder in ("extension", "migrations", "sql", "plpy_lib/ragstone"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "plpy_lib/ragstone/a.py").write_text("A = 1\n")
     set_version(tmp_path, "0.10.0")
     (tmp_path / "migrations/0.9.0.sql").write_text("create table rag.first ();\n")
     (tmp_path / "migrations/0.10.0.sql").write_text("create table rag.second ();\n")
+    (tmp_path / "migrations/0.10.0.extension.sql").write_text("create operator class third;\n")
     (tmp_path / "sql/20_b.sql").write_text("select '@model_sha256@', @model_dimension@;\n")
     (tmp_path / "sql/10_a.sql").write_text("as $python$\n  @boot@\n  return 1\n$python$;\n")
     (tmp_path / "sql/README.md").write_text("@not_sql@\n")
@@ -45,7 +47,9 @@ def in_order(text: str, *parts: str) -> bool:
 
 def test_install_script_runs_migrations_by_version_then_definitions_by_name(repository: Path):
     script = build(repository)["ragstone--0.10.0.sql"]
-    assert in_order(script, "\\quit", "rag.first", "rag.second", "10_a.sql", "20_b.sql")
+    assert in_order(
+        script, "\\quit", "rag.first", "rag.second", "class third", "10_a.sql", "20_b.sql"
+    )
 
 
 def test_script_can_not_be_fed_to_psql(repository: Path):
@@ -78,12 +82,21 @@ def test_operators_and_postgresql_s_own_placeholders_pass(repository: Path, text
 
 
 def test_update_script_has_only_later_migrations_and_all_definitions(repository: Path):
-    (repository / "extension/ragstone--0.9.0.sql").write_text("select 'as released';\n")
+    set_version(repository, "0.9.0")
+    later = [*repository.glob("migrations/0.10.0*")]
+    texts = [path.read_text() for path in later]
+    for path in later:
+        path.unlink()
+    released = build(repository)["ragstone--0.9.0.sql"]
+    assemble.freeze(assemble.Sources(repository), repository / "model.json")
+    for path, text in zip(later, texts, strict=True):
+        path.write_text(text)
+    set_version(repository, "0.10.0")
     scripts = build(repository)
     update = scripts["ragstone--0.9.0--0.10.0.sql"]
     assert "rag.first" not in update
     assert in_order(update, "alter extension ragstone update", "rag.second", "10_a.sql", "20_b.sql")
-    assert scripts["ragstone--0.9.0.sql"] == "select 'as released';\n"
+    assert scripts["ragstone--0.9.0.sql"] == released
 
 
 def test_frozen_script_is_what_the_release_installed(repository: Path):
@@ -130,10 +143,10 @@ def test_what_was_released_is_frozen_by_hash(repository: Path):
     (repository / "migrations/0.11.0.sql").write_text("create table rag.third ();\n")
     assert assemble.changed_since_release(repository) == []
     (repository / "migrations/0.9.0.sql").write_text("create table rag.changed ();\n")
-    (repository / "extension/ragstone--0.10.0.sql").unlink()
+    (repository / "extension/ragstone--0.10.0.tar.xz").unlink()
     assert assemble.changed_since_release(repository) == [
-        "extension/ragstone--0.10.0.sql",
+        "extension/ragstone--0.10.0.tar.xz",
         "migrations/0.9.0.sql",
     ]
-    (repository / "extension/ragstone--0.8.0.sql").touch()
-    assert "extension/ragstone--0.8.0.sql" in assemble.changed_since_release(repository)
+    (repository / "extension/ragstone--0.8.0.tar.xz").touch()
+    assert "extension/ragstone--0.8.0.tar.xz" in assemble.changed_since_release(repository)

@@ -10,9 +10,11 @@ import os
 import re
 import shutil
 import subprocess
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psycopg
@@ -76,21 +78,21 @@ def test_what_was_released_does_not_change():
 
 def test_a_released_version_is_built_as_it_was_released(tmp_path: Path):
     """Once a version is frozen, any change of SQL begins with a raised default_version."""
-    frozen = ROOT / "extension" / f"ragstone--{CURRENT}.sql"
+    frozen = SOURCES.archive(SOURCES.control.version)
     if not frozen.exists():
         pytest.skip(f"{CURRENT} is not released yet")
     values = assemble.values_for(SOURCES.control, CARD)
-    assert SOURCES.script(values) == frozen.read_text()
+    assert SOURCES.script(values) == assemble.released_script(frozen)
 
 
 @pytest.fixture(scope="module")
 def next_version(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Scripts and package of the version after this one, installed beside it."""
     copy = tmp_path_factory.mktemp("next")
-    for folder in ("extension", "migrations", "sql"):
+    for folder in ("extension", "migrations", "sql", "plpy_lib"):
         shutil.copytree(ROOT / folder, copy / folder)
     sources = assemble.Sources(copy)
-    if not (copy / "extension" / f"ragstone--{CURRENT}.sql").exists():
+    if not sources.archive(sources.control.version).exists():
         assemble.freeze(sources, CARD)
     control = copy / "extension/ragstone.control"
     control.write_text(control.read_text().replace(f"'{CURRENT}'", f"'{NEXT}'"))
@@ -133,19 +135,35 @@ def copy_package(version: str, target: Path) -> None:
     shutil.copytree(target.parent / version, target, copy_function=os.link)
 
 
+@contextmanager
+def released_package(version: str) -> Iterator[None]:
+    """The package of a released version as it was released, with this version's libraries."""
+    target = Path(ask("--pkglibdir")) / "ragstone" / version
+    if not os.access(target.parent, os.W_OK):
+        pytest.skip("the server's folders can be written by root only")
+    try:
+        copy_package(CURRENT, target)
+        shutil.rmtree(target / "ragstone")
+        with tarfile.open(SOURCES.released()[assemble.Version.parse(version)]) as archive:
+            for name in archive.getnames():
+                if name.endswith(".py"):
+                    (target / name).parent.mkdir(parents=True, exist_ok=True)
+                    (target / name).write_bytes(archive.extractfile(name).read())
+        yield
+    finally:
+        shutil.rmtree(target, ignore_errors=True)
+
+
 @pytest.fixture
 def old(request, cluster, empty_database) -> Iterator[tuple[psycopg.Connection, str]]:
     """A database of an older version, at work, and the version it is to become."""
     version, target = request.param
-    if target == NEXT:
-        request.getfixturevalue("next_version")
-    else:
-        package = Path(ask("--pkglibdir")) / "ragstone" / version
-        if not package.exists():
-            pytest.skip(
-                f"the package of {version} is not installed: check out v{version} and type make install"
-            )
-    with cluster.connect(empty_database) as db:
+    with ExitStack() as stack:
+        if target == NEXT:
+            request.getfixturevalue("next_version")
+        else:
+            stack.enter_context(released_package(version))
+        db = stack.enter_context(cluster.connect(empty_database))
         db.execute(f"create extension ragstone version '{version}' cascade")
         load(db)
         yield db, target
