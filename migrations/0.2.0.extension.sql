@@ -10,7 +10,9 @@ begin
     raise exception 'pg_cron is not loaded'
       using errcode = 'object_not_in_prerequisite_state',
             detail  = 'It starts the workers that process documents.',
-            hint    = format('Install the package postgresql-%s-cron, put into postgresql.conf: shared_preload_libraries = ''pg_cron'', cron.database_name = %L, cron.use_background_workers = on; and restart the server. To do without, and work the queue off by hand with call rag.drain(), first type: set ragstone.without_pg_cron = on;',
+            hint    = format('Install the package postgresql-%s-cron, put into postgresql.conf: shared_preload_libraries = ''pg_cron'','
+                             ' cron.database_name = %L, cron.use_background_workers = on; and restart the server. To do without, and work'
+                             ' the queue off by hand with call rag.drain(), first type: set ragstone.without_pg_cron = on;',
                              current_setting('server_version_num')::integer / 10000, current_database());
   end if;
 end

@@ -52,7 +52,8 @@ create table rag.pipelines (
   name               text not null unique constraint name_is_an_identifier check (name ~ '^[a-z][a-z0-9_]{0,39}$' and name <> 'active'),
   model              text not null,
   chunk_strategy     text not null default 'recursive'
-                     constraint known_chunk_strategy check (chunk_strategy in ('recursive', 'structure', 'code', 'auto', 'semantic', 'fixed')),
+                     constraint known_chunk_strategy
+                     check (chunk_strategy in ('recursive', 'structure', 'code', 'auto', 'semantic', 'fixed')),
   chunk_size         integer not null default 512 constraint chunk_size_sane check (chunk_size between 32 and 100000),
   chunk_overlap      integer not null default 50
                      constraint overlap_below_half_size check (chunk_overlap >= 0 and chunk_overlap * 2 <= chunk_size),

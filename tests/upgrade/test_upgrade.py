@@ -139,6 +139,9 @@ def copy_package(version: str, target: Path) -> None:
 def released_package(version: str) -> Iterator[None]:
     """The package of a released version as it was released, with this version's libraries."""
     target = Path(ask("--pkglibdir")) / "ragstone" / version
+    if target.exists():
+        yield
+        return
     if not os.access(target.parent, os.W_OK):
         pytest.skip("the server's folders can be written by root only")
     try:

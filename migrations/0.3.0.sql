@@ -1,0 +1,2 @@
+-- What an update from 0.2.0 changes in tables and types. Functions that have other arguments or
+-- results now, or none of the name any more, are dropped here: "if exists", as a new installation has none.
