@@ -516,22 +516,26 @@ def test_the_child_has_no_environment_and_no_other_descriptor(act: Callable[...,
     try:
         found = act(
             """
-            def is_open(fd):
-                try:
-                    os.fstat(fd)
-                    return True
-                except OSError:
-                    return False
-            found = [sorted(os.environ), os.getcwd(), [fd for fd in range(32) if is_open(fd)]]
+            def opened():
+                for fd in range(32):
+                    try:
+                        status = os.fstat(fd)
+                    except OSError:
+                        continue
+                    yield [status.st_dev, status.st_ino]
+            found = [sorted(os.environ), os.getcwd(), list(opened())]
             """
         )
+        status = os.fstat(secret)
     finally:
         os.close(secret)
     assert isinstance(found, list)
     assert found[0] in (["TOKENIZERS_PARALLELISM"], ["LC_CTYPE", "TOKENIZERS_PARALLELISM"])
     assert found[1] == "/"
-    # standard streams, the socket, the document
-    assert len(found[2]) <= 6
+    # Three standard streams, the socket, the document, its own statm. Newer versions of libffi keep
+    # their own library open.
+    assert [status.st_dev, status.st_ino] not in found[2]
+    assert len(found[2]) <= 7
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
