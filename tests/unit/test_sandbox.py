@@ -27,7 +27,6 @@ from ragstone.errors import DocumentError
 from ragstone.extract.options import Limits
 from ragstone.models.onnx import Embedder, vector_literal
 from ragstone.reading.passages import Extraction
-from ragstone.sandbox.confine import filter_program
 from ragstone.sandbox.parent import Sandbox, default_interpreter, default_library_paths
 from ragstone.sandbox.protocol import EmbedRequest, ExtractRequest
 from ragstone.stores.files import snapshot
@@ -178,7 +177,7 @@ def test_a_child_that_swelled_is_replaced(faulty: Sandbox, act: Callable[..., ob
 
 def test_extraction_goes_on_while_the_worker_embeds(sandbox: Sandbox, tokenizer_path: Path) -> None:
     """Also an answer larger than a socket's buffer, collected long after it was ready."""
-    text = b"many words here. " * 100_000
+    text = b"many words here. " * 25_000
     limits = replace(QUICK, wall_seconds=4, cpu_seconds=10)
     submit(sandbox, tokenizer_path, text, "a.txt", limits)
     time.sleep(4.5)
@@ -478,7 +477,7 @@ def test_the_child_cannot_write_make_or_remove_a_file(
 def test_the_child_cannot_reach_the_network_or_the_database(
     act: Callable[..., object], protections: tuple[str, ...]
 ) -> None:
-    if "seccomp" not in protections:
+    if not any(name.startswith("seccomp") for name in protections):
         pytest.skip("the kernel has no seccomp filter")
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
@@ -491,7 +490,7 @@ def test_the_child_cannot_reach_the_network_or_the_database(
 def test_the_child_cannot_start_or_signal_a_process(
     act: Callable[..., object], protections: tuple[str, ...]
 ) -> None:
-    if "seccomp" not in protections:
+    if not any(name.startswith("seccomp") for name in protections):
         pytest.skip("the kernel has no seccomp filter")
     assert attempt(act, "os.fork()") == "PermissionError"
     assert attempt(act, "os.execv('/bin/true', ['true'])") == "PermissionError"
@@ -536,17 +535,6 @@ def test_the_child_has_no_environment_and_no_other_descriptor(act: Callable[...,
     # their own library open.
     assert [status.st_dev, status.st_ino] not in found[2]
     assert len(found[2]) <= 7
-
-
-@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-def test_every_jump_of_the_filter_lands_inside_it(machine: str) -> None:
-    program = filter_program(machine, 4711)
-    assert program
-    for place, (code, if_true, if_false, _) in enumerate(program):
-        if code & 0x07 == 0x05:
-            assert place + 1 + max(if_true, if_false) < len(program)
-    assert program[-1][3] == 0x7FFF0000
-    assert filter_program("sparc64", 1) is None
 
 
 # --- hostile documents -------------------------------------------------------------------------

@@ -6,17 +6,19 @@ ones the kernel has is reported, so that a health check can show it.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
-import platform
 import resource
 import signal
 import struct
 import sys
 from collections.abc import Iterable
 
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
-_SECCOMP_MODE_FILTER = 2
+from .seccomp import filter_system_calls
+
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS, _PR_SET_MDWE = 1, 4, 38, 65
+_PR_MDWE_REFUSE_EXEC_GAIN = 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -29,14 +31,18 @@ def confine(memory_bytes: int, parent_pid: int, readable: Iterable[str]) -> list
     protection that every supported kernel has is refused.
     """
     die_with(parent_pid)
+    be_the_first_to_go()
     limit_resources(memory_bytes)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     _prctl(_PR_SET_DUMPABLE, 0)
     active = ["pdeathsig", "rlimits", "no_new_privs", "not_dumpable"]
+    with contextlib.suppress(OSError):  # since Linux 6.3
+        _prctl(_PR_SET_MDWE, _PR_MDWE_REFUSE_EXEC_GAIN)
+        active.append("no_new_code")
     if version := restrict_files([*readable, *_runtime_folders()]):
         active.append(f"landlock_{version}")
-    if filter_system_calls():
-        active.append("seccomp")
+    if calls := filter_system_calls():
+        active.append(f"seccomp ({calls} system calls)")
     return active
 
 
@@ -47,13 +53,25 @@ def die_with(parent_pid: int) -> None:
         os._exit(0)
 
 
+def be_the_first_to_go() -> None:
+    """Where memory runs out the kernel kills this process, and no backend: that restarts all."""
+    with contextlib.suppress(OSError):
+        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, b"1000")
+        finally:
+            os.close(fd)
+
+
 def limit_resources(memory_bytes: int) -> None:
-    """Memory, processes, written files, core dumps and open files. Root is exempt from NPROC."""
+    """What the process may take of memory, processes, files. Root is exempt from NPROC."""
     for which, value in (
         (resource.RLIMIT_AS, memory_bytes),
         (resource.RLIMIT_NPROC, 0),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_MEMLOCK, 0),
+        (resource.RLIMIT_MSGQUEUE, 0),
         (resource.RLIMIT_NOFILE, 32),
     ):
         hard = resource.getrlimit(which)[1]
@@ -145,114 +163,3 @@ def _runtime_folders() -> list[str]:
         mapped = {line.split(maxsplit=5)[-1].strip() for line in maps}
     folders += sorted(os.path.dirname(name) for name in mapped if ".so" in os.path.basename(name))
     return folders
-
-
-# --- seccomp: which system calls can be made ---------------------------------------------------
-
-_LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
-_AT_NUMBER, _AT_ARCH = 0, 4
-_EPERM, _ENOSYS = 1, 38
-
-# Name: number on x86_64, number on aarch64 (None: that machine has no such call).
-_DENIED: dict[str, tuple[int | None, int | None]] = {
-    # the network
-    "socket": (41, 198), "socketpair": (53, 199), "bind": (49, 200), "listen": (50, 201),
-    "accept": (43, 202), "accept4": (288, 242), "connect": (42, 203),
-    # other programs and processes
-    "clone": (56, 220), "fork": (57, None), "vfork": (58, None), "execve": (59, 221),
-    "execveat": (322, 281), "kill": (62, 129), "tkill": (200, 130), "ptrace": (101, 117),
-    "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240),
-    "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "pidfd_open": (434, 434),
-    "pidfd_getfd": (438, 438), "pidfd_send_signal": (424, 424), "setns": (308, 268),
-    "unshare": (272, 97),
-    # changing files, should Landlock be missing
-    "creat": (85, None), "truncate": (76, 45), "mkdir": (83, None), "mkdirat": (258, 34),
-    "rmdir": (84, None), "unlink": (87, None), "unlinkat": (263, 35), "rename": (82, None),
-    "renameat": (264, 38), "renameat2": (316, 276), "link": (86, None), "linkat": (265, 37),
-    "symlink": (88, None), "symlinkat": (266, 36), "mknod": (133, None), "mknodat": (259, 33),
-    "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452),
-    "chown": (92, None), "fchown": (93, 55), "lchown": (94, None), "fchownat": (260, 54),
-    "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7), "removexattr": (197, 14),
-    "utimensat": (280, 88), "ftruncate": (77, 46), "fallocate": (285, 47),
-    "memfd_create": (319, 279), "memfd_secret": (447, 447),
-    # the kernel itself
-    "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51),
-    "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430),
-    "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282),
-    "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
-    "keyctl": (250, 219), "add_key": (248, 217), "request_key": (249, 218),
-    "init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106),
-    "kexec_load": (246, 104), "kexec_file_load": (320, 294), "reboot": (169, 142),
-    "open_by_handle_at": (304, 265), "swapon": (167, 224), "swapoff": (168, 225),
-    "setuid": (105, 146), "setgid": (106, 144), "setreuid": (113, 145), "setregid": (114, 143),
-    "setresuid": (117, 147), "setresgid": (119, 149), "setgroups": (116, 159), "capset": (126, 91),
-    "personality": (135, 92), "shmget": (29, 194), "msgget": (68, 186), "semget": (64, 190),
-}  # fmt: skip
-# Answered with "no such system call", so that the C library falls back to the filtered call.
-_HIDDEN: dict[str, tuple[int | None, int | None]] = {"clone3": (435, 435), "openat2": (437, 437)}
-_OPEN, _OPENAT = (2, None), (257, 56)
-_TGKILL, _PRLIMIT = (234, 131), (302, 261)
-_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-# Machine: index into the pairs above, audit architecture, first number of a foreign call table.
-_MACHINES = {"x86_64": (0, 0xC000003E, 0x40000000), "aarch64": (1, 0xC00000B7, 0x40000000)}
-
-_Instruction = tuple[int, int, int, int]
-
-
-def filter_system_calls() -> bool:
-    """Install the filter for good; False where kernel or machine do not have it."""
-    program = filter_program(platform.machine(), os.getpid())
-    if program is None:
-        return False
-    code = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
-    buffer = ctypes.create_string_buffer(code, len(code))
-
-    class SockFprog(ctypes.Structure):
-        _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_void_p))
-
-    argument = SockFprog(len(program), ctypes.cast(buffer, ctypes.c_void_p))
-    done = _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(argument), 0, 0)
-    return bool(done == 0)
-
-
-def filter_program(machine: str, own_pid: int) -> list[_Instruction] | None:
-    """The filter as BPF instructions (code, jump if true, jump if false, operand), or None.
-
-    A system call of another architecture kills. What has no place here fails with EPERM, so
-    that a library which merely tries goes on.
-    """
-    if machine not in _MACHINES or sys.maxsize < 2**32:
-        return None
-    column, architecture, foreign = _MACHINES[machine]
-    program: list[_Instruction] = [
-        (_LOAD, 0, 0, _AT_ARCH),
-        (_JUMP_EQUAL, 1, 0, architecture),
-        (_RETURN, 0, 0, _KILL),
-        (_LOAD, 0, 0, _AT_NUMBER),
-        (_JUMP_AT_LEAST, 0, 1, foreign),
-        (_RETURN, 0, 0, _ERRNO | _EPERM),
-    ]
-    for numbers, error in ((_DENIED, _EPERM), (_HIDDEN, _ENOSYS)):
-        for pair in numbers.values():
-            if (number := pair[column]) is not None:
-                program += [(_JUMP_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ERRNO | error)]
-    program += _if_argument(_OPEN[column], 1, (_JUMP_ANY_BIT, 1, 0, _WRITING))
-    program += _if_argument(_OPENAT[column], 2, (_JUMP_ANY_BIT, 1, 0, _WRITING))
-    # abort() signals its own process, the clocks are its own; those of others are not its matter
-    program += _if_argument(_TGKILL[column], 0, (_JUMP_EQUAL, 0, 1, own_pid))
-    program += _if_argument(_PRLIMIT[column], 0, (_JUMP_EQUAL, 0, 1, 0))
-    return [*program, (_RETURN, 0, 0, _ALLOW)]
-
-
-def _if_argument(number: int | None, argument: int, test: _Instruction) -> list[_Instruction]:
-    """Deny call `number` where `test`, on the low half of an argument, jumps over one."""
-    if number is None:
-        return []
-    return [
-        (_JUMP_EQUAL, 0, 4, number),
-        (_LOAD, 0, 0, 16 + 8 * argument),
-        test,
-        (_RETURN, 0, 0, _ALLOW),
-        (_RETURN, 0, 0, _ERRNO | _EPERM),
-    ]
