@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import stat
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -201,6 +204,9 @@ def test_a_snapshot_is_what_was_hashed_and_cannot_be_changed(root: Path) -> None
             os.pwrite(copy.fd, b"x", 0)
         with pytest.raises(PermissionError):
             os.truncate(copy.fd, 0)
+        if stat.S_IMODE(os.fstat(copy.fd).st_mode) & 0o111 == 0:  # Linux 6.3 can seal that, too
+            with pytest.raises(PermissionError):
+                os.fchmod(copy.fd, 0o777)
     os.close(fd)
 
 
@@ -262,3 +268,92 @@ def test_a_file_written_to_meanwhile_is_tried_again(root: Path) -> None:
     os.close(fd)
     assert caught.value.code == "changed"
     assert not caught.value.permanent
+
+
+def append(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
+def rewrite(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(b"x" * path.stat().st_size)
+
+
+def shrink(path: Path) -> None:
+    os.truncate(path, 1)
+
+
+def shrink_and_grow(path: Path) -> None:
+    size = path.stat().st_size
+    os.truncate(path, 1)
+    os.truncate(path, size)
+
+
+def set_back(path: Path, change: Callable[[Path], None]) -> None:
+    before = path.stat()
+    change(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("size", [100, 3_000_000])
+@pytest.mark.parametrize("change", [append, rewrite, shrink, shrink_and_grow])
+def test_a_change_is_seen_although_the_time_of_writing_was_set_back(
+    root: Path, change: Callable[[Path], None], size: int
+) -> None:
+    """As `cp -p`, tar and rsync do; and at once, within a step of the kernel's clock."""
+    path = root / "file"
+    for _ in range(5):
+        path.write_bytes(bytes(size))
+        fd = os.open(path, os.O_RDONLY)
+        with pytest.raises(DocumentError) as caught:
+            snapshot(fd, 10**8, partial(set_back, path, change))
+        os.close(fd)
+        assert caught.value.code == "changed"
+        assert not caught.value.permanent
+
+
+def test_a_change_without_any_time_set_back_is_seen_as_well(root: Path) -> None:
+    """Written, looked at and written again within one step of the clock."""
+    path = root / "file"
+    for number in range(50):
+        path.write_bytes(b"%d" % number * 1_000)
+        fd = os.open(path, os.O_RDONLY)
+        with pytest.raises(DocumentError) as caught:
+            snapshot(fd, 10**8, lambda: rewrite(path))
+        os.close(fd)
+        assert caught.value.code == "changed"
+
+
+def test_a_file_replaced_while_it_is_read_is_wholly_the_old_one_or_tried_again(root: Path) -> None:
+    path, other = root / "file", root / "other"
+    path.write_bytes(b"old" * 1_000_000)
+    other.write_bytes(b"new" * 1_000_000)
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        with snapshot(fd, 10**8, lambda: other.exists() and other.rename(path)) as copy:
+            assert copy.sha256 == hashlib.sha256(b"old" * 1_000_000).hexdigest()
+    except DocumentError as error:
+        assert error.code == "changed"
+    finally:
+        os.close(fd)
+
+
+def test_a_file_that_is_always_written_to_does_not_hold_up_the_worker(root: Path) -> None:
+    path = root / "log"
+    path.write_bytes(b"line\n")
+    fd = os.open(path, os.O_RDONLY)
+    with pytest.raises(DocumentError) as caught:
+        snapshot(fd, 10**8, lambda: append(path))
+    os.close(fd)
+    assert caught.value.code == "changed"
+    assert path.stat().st_size < 100
+
+
+def test_a_file_from_the_future_is_read(root: Path) -> None:
+    """The clock of the machine that wrote it may be ahead."""
+    fd = os.open(root / "a.txt", os.O_RDONLY)
+    os.utime(root / "a.txt", (2**33, 2**33))
+    with take(fd) as copy:
+        assert os.read(copy.fd, 10) == b"alpha"
+    os.close(fd)

@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import stat
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,14 @@ from ragstone.errors import DocumentError
 # Large enough to be quick, small enough that a cancel is seen within a few milliseconds.
 BLOCK_BYTES = 1 << 20
 
+# CLOCK_REALTIME_COARSE, which files get their times from, has steps of 1 to 10 ms. A file that is
+# written to all the time, or whose server's clock is ahead, is read after this many ms as it is.
+_COARSE_CLOCK = 5
+_MOST_STEPS = 30
+
 _WINDOWS = re.compile(r"^[A-Za-z]:[\\/]|\\")
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
+_MFD_NOEXEC_SEAL = 8  # since Linux 6.3; some systems allow no other kind
 _ALL_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
@@ -80,7 +87,7 @@ def snapshot(source: int | bytes, max_bytes: int, check: Callable[[], None]) -> 
     `check` is called between blocks of 1 MiB and may raise; nothing is left open then.
     Raises DocumentError: too_large, empty, changed (the file was written to meanwhile), io_error.
     """
-    fd = os.memfd_create("ragstone-document", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    fd = _memory_file()
     try:
         if isinstance(source, int):
             size, digest = _copy_file(source, fd, max_bytes, check)
@@ -100,6 +107,17 @@ def snapshot(source: int | bytes, max_bytes: int, check: Callable[[], None]) -> 
     except BaseException:
         os.close(fd)
         raise
+
+
+def _memory_file() -> int:
+    """A file in memory that can be sealed and, where the kernel can say so, never be run."""
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        return os.memfd_create("ragstone-document", flags | _MFD_NOEXEC_SEAL)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return os.memfd_create("ragstone-document", flags)
 
 
 def _encoded(path: str) -> bytes:
@@ -283,7 +301,7 @@ def _copy_file(
     source: int, target: int, max_bytes: int, check: Callable[[], None]
 ) -> tuple[int, str]:
     try:
-        before = os.fstat(source)
+        before = _settled(source)
         if before.st_size > max_bytes:
             raise _too_large(before.st_size, max_bytes)
         digest, size = hashlib.sha256(), 0
@@ -303,15 +321,38 @@ def _copy_file(
             "Check the file system; the document will be tried again.",
             permanent=False,
         ) from None
-    if (size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+    if size != before.st_size or _state(before) != _state(after):
         raise _read_error(
             "changed",
             "the file was written to while it was read",
-            f"It had {before.st_size} bytes before and {after.st_size} after.",
+            f"It had {before.st_size} bytes before, {size} were read, and it had {after.st_size}"
+            " after.",
             "Nothing to do: it will be tried again.",
             permanent=False,
         )
     return size, digest.hexdigest()
+
+
+def _settled(source: int) -> os.stat_result:
+    """The file's state, from a moment on after which every write gives it another one.
+
+    Writes set the time of change to the kernel's clock, which goes in steps of some milliseconds:
+    a file changed within the current step could be changed again without a trace. The step is
+    waited for, which costs nothing where the file is older. Not found are writes through memory
+    that was mapped before, and those on file systems whose clock is coarser than this or not ours.
+    """
+    for _ in range(_MOST_STEPS):
+        now = time.clock_gettime_ns(_COARSE_CLOCK)
+        state = os.fstat(source)
+        if state.st_ctime_ns < now:
+            break
+        time.sleep(0.001)
+    return state
+
+
+def _state(file: os.stat_result) -> tuple[int, int, int]:
+    """What every write changes. Programs can set the time of writing back, that of change not."""
+    return file.st_size, file.st_mtime_ns, file.st_ctime_ns
 
 
 def _copy_bytes(
