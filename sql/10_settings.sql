@@ -118,6 +118,7 @@ as $plpgsql$
 declare
   _definition record := rag._definition(_store_setting.name, _store_setting.tenant_id);
   _problem    text;
+  _hint       text;
 begin
   if _store_setting.value is null then
     delete from rag._settings s where s.name = _store_setting.name and s.tenant_id is not distinct from _store_setting.tenant_id;
@@ -131,14 +132,17 @@ begin
     when 'boolean'  then case when lower(_store_setting.value) not in ('on', 'off') then 'it is on or off' end
     when 'types'    then case when _store_setting.value !~ '^(\*|[a-z]+/[a-z0-9.+*-]+)(,(\*|[a-z]+/[a-z0-9.+*-]+))*$'
                               then 'it is a list of mime types with commas between and no spaces' end
-    when 'folder'   then rag._folder_problem(_store_setting.value)
   end;
+  _hint := format('It is %s. Back to its default: select rag.set(%L, null);', _definition.description, _store_setting.name);
+  if _definition.kind = 'folder' then
+    select p.problem, coalesce(p.hint, rag._folder_hint(_store_setting.value)) into _problem, _hint
+      from rag._folder_problem(_store_setting.value) p;
+  end if;
   if _problem is not null then
     raise exception 'invalid value for setting "%": "%"', _store_setting.name, _store_setting.value
       using errcode = 'invalid_parameter_value',
             detail  = _problem,
-            hint    = case when _definition.kind = 'folder' and starts_with(_store_setting.value, '/') then rag._folder_hint(_store_setting.value)
-                           else format('It is %s. Back to its default: select rag.set(%L, null);', _definition.description, _store_setting.name) end;
+            hint    = _hint;
   end if;
 
   insert into rag._settings (name, tenant_id, value, updated_by)
@@ -175,14 +179,8 @@ create or replace function rag._set_document_root(value text, tenant_id bigint) 
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 begin
-  if _set_document_root.value ~ '^[/.]*$' then
-    raise exception 'the document root cannot be the whole file system'
-      using errcode = 'invalid_parameter_value',
-            detail  = 'Whoever may insert a path could then have any file that the server''s account can read found by searching.',
-            hint    = 'Name the folder that the documents are in: select rag.set(''document_root'', ''/folder/of/the/documents'');';
-  end if;
   perform rag._store_setting('document_root', _set_document_root.value, _set_document_root.tenant_id);
-  perform rag.retry(error_code => 'no_document_root');
+  perform rag.retry(error_code => e) from unnest(array['no_document_root', 'root_missing', 'root_unfit']) e;
   return _set_document_root.value;
 end
 $plpgsql$;

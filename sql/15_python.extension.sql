@@ -1,14 +1,15 @@
 -- Private functions in PL/Python. Each makes the package importable, imports, calls and returns.
 -- Files whose name ends in .extension.sql need PL/Python or a superuser; a managed server does without them.
 
-create or replace function rag._folder_problem(path text) returns text
+create or replace function rag._folder_problem(path text, out problem text, out hint text)
   language plpython3u
 as $python$
 @boot@
-from ragstone.server.functions import check_folder
-return check_folder(path)
+from ragstone.stores.files import root_problem
+return root_problem(path)
 $python$;
-comment on function rag._folder_problem(text) is 'why the server cannot use the folder, or null where it can';
+comment on function rag._folder_problem(text) is
+  'why documents cannot be read from below the folder and what to do (null: look at the folders above it); nulls where they can';
 
 create or replace function rag._embed(content text, model text) returns vector
   language plpython3u stable strict parallel restricted

@@ -6,8 +6,7 @@ create or replace function rag._check_document_root(out ok boolean, out detail t
 as $plpgsql$
 declare
   _root    text := rag.get('document_root');
-  _data    text := current_setting('data_directory');
-  _problem text;
+  _problem record;
 begin
   if _root is null then
     ok := not exists (select from rag.sources s where s.path_column is not null);
@@ -15,17 +14,15 @@ begin
     hint := case when not ok then 'Type: select rag.set(''document_root'', ''/folder/of/the/documents'');' end;
     return;
   end if;
-  _problem := rag._folder_problem(_root);
-  ok := false;
-  detail := _root;
-  if _problem is not null then
-    detail := format('%s: %s', _root, _problem);
-    hint := rag._folder_hint(_root);
-  elsif rtrim(_root, '/') || '/' = left(_data || '/', length(rtrim(_root, '/')) + 1) then
-    detail := format('%s holds the server''s own data in %s', _root, _data);
-    hint := 'Whoever may insert a path could search the database''s files: choose a folder of documents alone.';
+  -- Judged as when it was set: a link may lead elsewhere since, and a dump brings a setting as it is.
+  select * into _problem from rag._folder_problem(_root);
+  if _problem.problem is not null then
+    ok := false;
+    detail := format('%s: %s', _root, _problem.problem);
+    hint := coalesce(_problem.hint, rag._folder_hint(_root));
   else
     ok := true;
+    detail := _root;
   end if;
 end
 $plpgsql$;

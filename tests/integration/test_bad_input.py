@@ -208,7 +208,7 @@ def test_no_document_root_is_said_and_mended_by_setting_it(db, add, document_roo
     [
         ("document_root", "relative/path", "absolute"),
         ("document_root", "/no/such/folder", "no such folder"),
-        ("document_root", "/etc/passwd", "a file"),
+        ("document_root", "/usr/bin/env", "a file"),
         ("max_attempts", "many", "whole number"),
         ("max_attempts", "0", "from 1"),
         ("retry_delays_s", "1,x", "whole number"),

@@ -54,7 +54,7 @@ MISTAKES = [
     ("embedding", "update rag.models set dimension = 3", "384"),
     ("document_root", "delete from rag._settings where name = 'document_root'", "not set"),
     ("document_root", "update rag._settings set value = '/nowhere'", "no such folder"),
-    ("document_root", "update rag._settings set value = '/'", "own data"),
+    ("document_root", "update rag._settings set value = '/'", "whole file system"),
     ("sources", 'alter table "TblDocumentFiles" disable trigger ragstone_update', "disabled"),
     ("sources", 'alter event trigger ragstone_after_ddl disable; alter table "TblDocumentFiles" enable always trigger ragstone_update', "disabled"),
     ("sources", 'delete from rag.sources', "is not attached"),

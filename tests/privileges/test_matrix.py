@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import psycopg
@@ -267,11 +268,57 @@ def test_nor_by_their_code_in_a_superusers_session(db, session_of):
     assert value(db, "select rag.get('document_root')") == before
 
 
-def test_the_document_root_is_never_the_whole_file_system(db):
-    for root in ("/", "//", "/."):
+def test_the_document_root_never_shows_the_servers_own_files(db, document_root):
+    data = value(db, "show data_directory")
+    (document_root / "link").symlink_to(data)
+    libraries = value(db, "select setting from pg_config where name = 'PKGLIBDIR'")
+    for root in (
+        *("/", "//", "/.", "/tmp/..", "/proc", "/etc"),
+        *(data, f"{data}/base", f"{data}/..", str(document_root / "link"), libraries),
+    ):
         with pytest.raises(psycopg.errors.InvalidParameterValue) as error:
             db.execute("select rag.set('document_root', %s)", [root])
+        assert error.value.diag.message_detail
         assert "/folder/of/the/documents" in error.value.diag.message_hint
+
+
+def test_nor_a_tablespace(db, document_root):
+    space = document_root / "disk" / "space"
+    space.mkdir(parents=True)
+    os.chown(space, os.stat(value(db, "show data_directory")).st_uid, -1)
+    db.execute(f"create tablespace test_{os.getpid()} location '{space}'")
+    try:
+        for root in (space, space.parent):
+            with pytest.raises(psycopg.errors.InvalidParameterValue) as error:
+                db.execute("select rag.set('document_root', %s)", [str(root)])
+            assert "server's own data" in error.value.diag.message_detail
+        (document_root / "documents").mkdir()
+        db.execute("select rag.set('document_root', %s)", [str(document_root / "documents")])
+    finally:
+        db.execute(f"drop tablespace test_{os.getpid()}")
+
+
+def test_a_root_that_leads_to_the_servers_files_by_now_shows_nothing(
+    db, table, document_root, drain
+):
+    root = document_root / "root"
+    (document_root / "documents").mkdir()
+    (document_root / "documents" / "postgresql.conf").write_text("No database, but a text.")
+    root.symlink_to("documents")
+    db.execute("select rag.set('document_root', %s)", [str(root)])
+    root.unlink()
+    root.symlink_to(value(db, "show data_directory"))
+    db.execute(f"insert into {table} values (1, 'postgresql.conf')")
+    drain()
+    assert rows(db, "select error_code from rag.ingestion_queue") == [("root_unfit",)]
+    ((ok, detail),) = rows(
+        db, """select ok, detail from rag.check() where "check" = 'document_root'"""
+    )
+    assert ok is False
+    assert "server's own data" in detail
+    db.execute("select rag.set('document_root', %s)", [str(document_root / "documents")])
+    drain()
+    assert value(db, "select content from rag.document_chunks") == "No database, but a text."
 
 
 def test_row_security_on_chunks_and_documents_limits_a_search(db, session_of, add_tenants):

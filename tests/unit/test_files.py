@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from ragstone import INSTALL_DIR
 from ragstone.errors import DocumentError
-from ragstone.stores.files import Snapshot, open_beneath, snapshot
+from ragstone.stores import files
+from ragstone.stores.files import Snapshot, open_beneath, root_problem, snapshot
 
 
 @pytest.fixture
@@ -121,7 +123,8 @@ def test_a_named_pipe_does_not_block_the_server(root: Path) -> None:
     assert refusal(root, "pipe").code == "not_regular"
 
 
-def test_a_device_is_never_opened() -> None:
+def test_a_device_is_never_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_unfit", lambda folder: None)
     assert refusal(Path("/dev"), "zero").code == "not_regular"
 
 
@@ -180,6 +183,89 @@ def test_a_file_the_server_may_not_read_says_so(root: Path) -> None:
 
 def test_a_missing_root_is_the_settings_fault(tmp_path: Path) -> None:
     assert refusal(tmp_path / "none", "a.txt").code == "root_missing"
+
+
+# The root itself
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data directory, as a backend has it for its current folder, and what it leads to."""
+    data = tmp_path / "pgdata"
+    for folder in ("pgdata/base", "pgdata/pg_tblspc", "disk/wal", "disk2/space", "documents/a"):
+        (tmp_path / folder).mkdir(parents=True)
+    (data / "PG_VERSION").write_text("15")
+    (data / "pg_wal").symlink_to(tmp_path / "disk" / "wal")
+    (data / "pg_tblspc" / "16384").symlink_to(tmp_path / "disk2" / "space")
+    (tmp_path / "link").symlink_to(data)
+    (tmp_path / "other" / "base").mkdir(parents=True)
+    (tmp_path / "other" / "PG_VERSION").write_text("14")
+    monkeypatch.chdir(data)
+    return tmp_path
+
+
+UNFIT = [
+    "/", "//", "/.", "/tmp/..", "/usr/../etc/..", "/proc", "/proc/self", "/sys", "/dev/shm",
+    "/etc/ssl", "/run", "{}", "{}/pgdata", "{}/pgdata/", "{}/pgdata/base", "{}/link",
+    "{}/link/base", "{}/documents/../pgdata", "{}/disk", "{}/disk/wal", "{}/disk2",
+    "{}/disk2/space", "{}/other", "{}/other/base", str(INSTALL_DIR), str(INSTALL_DIR.parent), str(INSTALL_DIR / "ragstone"),
+    str(Path.home()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", UNFIT)
+def test_a_root_that_shows_the_servers_own_files_is_refused(server: Path, path: str) -> None:
+    problem, hint = root_problem(path.format(server)) or ("", "")
+    assert problem
+    assert hint
+    assert "/folder/of/the/documents" in hint
+
+
+def test_a_root_that_holds_documents_alone_is_fine(server: Path) -> None:
+    (server / "elsewhere").symlink_to(server / "documents")
+    for path in ("documents", "documents/", "documents/a", "elsewhere"):
+        assert root_problem(f"{server}/{path}") is None
+
+
+def test_what_is_wrong_with_a_root_is_said(server: Path) -> None:
+    (server / "file").write_text("x")
+    (server / "loop").symlink_to("loop")
+    expected = {
+        "documents": "absolute",
+        f"{server}/none": "no such folder",
+        f"{server}/file": "a file",
+        f"{server}/file/a": "no such folder",
+        f"{server}/loop": "symbolic links",
+        f"{server}/documents/a/..": f"'{server}/documents'",
+    }
+    for path, words in expected.items():
+        problem = root_problem(path)
+        assert problem and words in problem[0], (path, problem)
+
+
+def test_a_root_is_judged_at_each_use(server: Path) -> None:
+    """A link may lead elsewhere by now, and a tablespace may have come."""
+    (server / "root").symlink_to(server / "documents")
+    (server / "documents" / "a.txt").write_text("alpha")
+    assert read(server / "root", "a.txt") == b"alpha"
+    (server / "root").unlink()
+    (server / "root").symlink_to(server / "pgdata")
+    error = refusal(server / "root", "PG_VERSION")
+    assert (error.code, error.permanent) == ("root_unfit", False)
+    (server / "pgdata" / "pg_tblspc" / "16385").symlink_to(server / "documents" / "a")
+    assert refusal(server / "documents", "a.txt").code == "root_unfit"
+
+
+def test_nobody_who_puts_files_below_the_root_can_make_it_unfit(server: Path) -> None:
+    (server / "documents" / "PG_VERSION").write_text("15")
+    (server / "documents" / "pg_tblspc").mkdir()
+    assert read(server / "documents", "PG_VERSION") == b"15"
+
+
+def test_a_root_with_letters_of_any_script_is_read(root: Path) -> None:
+    other = root.rename(root.with_name("Dokumente für 文書"))
+    assert read(other, "a.txt") == b"alpha"
+    assert root_problem(str(other)) is None
 
 
 def nothing() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -41,22 +40,6 @@ def tokenizer(model: Model) -> Tokenizer:
     if path not in _tokenizers:
         _tokenizers[path] = Tokenizer.load(path)
     return _tokenizers[path]
-
-
-def check_folder(path: str) -> str | None:
-    """Why the server cannot read documents from the folder, or None where it can."""
-    folder = Path(path)
-    if not folder.is_absolute():
-        return "it is an absolute path, such as /srv/documents"
-    if not folder.exists():
-        return "there is no such folder on the server"
-    if not folder.is_dir():
-        return "it is a file, not a folder"
-    if not os.access(folder, os.R_OK | os.X_OK):
-        import getpass
-
-        return f"the server's account ({getpass.getuser()}) may not read it"
-    return None
 
 
 def embed(plpy: Any, content: str, model_name: str) -> str:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import os
+import pwd
 import re
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from ragstone import INSTALL_DIR
 from ragstone.errors import DocumentError
 
 # Large enough to be quick, small enough that a cancel is seen within a few milliseconds.
@@ -24,6 +27,14 @@ BLOCK_BYTES = 1 << 20
 # written to all the time, or whose server's clock is ahead, is read after this many ms as it is.
 _COARSE_CLOCK = 5
 _MOST_STEPS = 30
+
+# What holds no documents: devices and PostgreSQL's shared memory, passwords, keys, other processes.
+_SYSTEM = (b"/boot", b"/dev", b"/etc", b"/proc", b"/run", b"/sys")
+_HOME = "the home folder of the server's account"
+_CHOOSE = (
+    "Choose the folder that the documents are in:"
+    " select rag.set('document_root', '/folder/of/the/documents');"
+)
 
 _WINDOWS = re.compile(r"^[A-Za-z]:[\\/]|\\")
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
@@ -66,10 +77,11 @@ def open_beneath(root: Path, path: str) -> int:
     link between check and use gains nothing. FIFOs and devices are never opened.
 
     Raises DocumentError: bad_path, name_too_long, outside_root, not_found, is_directory,
-    not_regular, symlink_loop, permission_denied, io_error; root_missing for the root itself.
+    not_regular, symlink_loop, permission_denied, io_error; root_missing and root_unfit for the
+    root itself.
     """
     name = _encoded(path)
-    root_name = os.fsencode(root)
+    root_name = _name(root)
     real_root = _resolve_root(root_name, root)
     target = _lexical_target(name, root_name, real_root, path)
     handle = _open_path(target, path)
@@ -79,6 +91,38 @@ def open_beneath(root: Path, path: str) -> int:
         return _reopen(handle, path)
     finally:
         os.close(handle)
+
+
+def root_problem(path: str) -> tuple[str, str | None] | None:
+    """Why documents cannot be read from below the folder and what to do, None where they can.
+
+    The folder is judged by where its name leads, for the account of this process. There is no
+    hint where the access to the folders above has to be looked at.
+    """
+    name = _name(path)
+    if not name.startswith(b"/"):
+        return "it is an absolute path, such as /srv/documents", _CHOOSE
+    try:
+        resolved = os.path.realpath(name, strict=True)
+        if problem := _unfit(resolved):
+            return problem, _CHOOSE
+        if _is_database(resolved):
+            return f"{_text(resolved)} is a database's", _CHOOSE
+        if b".." in name.split(b"/"):
+            return f"it is a path without .., such as {_text(resolved)}", _CHOOSE
+        if not stat.S_ISDIR(os.stat(resolved).st_mode):
+            return "it is a file, not a folder", _CHOOSE
+    except OSError as error:
+        match error.errno:
+            case errno.ENOENT | errno.ENOTDIR:
+                return "there is no such folder on the server", None
+            case errno.EACCES:
+                return f"the server's account ({_account().pw_name}) may not reach it", None
+            case _:
+                return f"it cannot be opened: {os.strerror(error.errno or 0)}", None
+    if not os.access(resolved, os.R_OK | os.X_OK):
+        return f"the server's account ({_account().pw_name}) may not read it", None
+    return None
 
 
 def snapshot(source: int | bytes, max_bytes: int, check: Callable[[], None]) -> Snapshot:
@@ -136,8 +180,7 @@ def _encoded(path: str) -> bytes:
             "Correct the path; no file name can hold a NUL.",
         )
     try:
-        # Not os.fsencode: inside a server started with LC_ALL=C that would mean ASCII.
-        return path.encode("utf-8", "surrogateescape")
+        return _name(path)
     except UnicodeEncodeError as error:
         raise _read_error(
             "bad_path",
@@ -160,9 +203,71 @@ def _resolve_root(root_name: bytes, root: Path) -> bytes:
             stage="read",
         ) from None
     try:
-        return os.readlink(b"/proc/self/fd/%d" % fd)
+        real_root = os.readlink(b"/proc/self/fd/%d" % fd)
     finally:
         os.close(fd)
+    # Judged at each use: a link may lead elsewhere than when the root was set, a tablespace may
+    # have come since, and a restored setting was never judged here.
+    if problem := _unfit(real_root):
+        raise DocumentError(
+            "root_unfit",
+            "the document root is not a folder of documents alone",
+            detail=f"{_shown(str(root))}: {problem}.",
+            hint=_CHOOSE,
+            permanent=False,
+            stage="read",
+        )
+    return real_root
+
+
+def _unfit(folder: bytes) -> str | None:
+    """Why nobody's documents are in the folder, however its access is set; None for any other.
+
+    Whoever may insert a path can have every file below it found by searching.
+    """
+    if folder == b"/":
+        return "it is the whole file system"
+    for system in _SYSTEM:
+        if _is_within(folder, system):
+            return f"it is in {system.decode()}, which is the system's own"
+    for private, whose in _private_folders():
+        if _is_within(private, folder):
+            return f"it holds {whose} in {_text(private)}"
+        if _is_within(folder, private) and whose != _HOME:
+            return f"it is in {_text(private)}, with {whose}"
+    above = folder
+    while above != b"/":  # not in the folder itself: whoever puts documents there could stop all
+        above = os.path.dirname(above)
+        if _is_database(above):
+            return f"it is in {_text(above)}, which is a database's"
+    return None
+
+
+def _is_database(folder: bytes) -> bool:
+    return os.path.lexists(os.path.join(folder, b"PG_VERSION"))
+
+
+def _private_folders() -> Iterator[tuple[bytes, str]]:
+    """Folders of the server's that can be anywhere: where each is, and what is in it."""
+    yield os.path.realpath(_name(INSTALL_DIR)), "ragstone itself"
+    yield os.path.realpath(_name(_account().pw_dir)), _HOME
+    here = os.getcwdb()  # in a backend, the data directory
+    if _is_database(here):
+        yield here, "the server's own data"
+        links = [os.path.join(here, b"pg_wal"), os.path.join(here, b"log")]
+        with contextlib.suppress(OSError), os.scandir(os.path.join(here, b"pg_tblspc")) as found:
+            links += [entry.path for entry in found]
+        for link in links:
+            yield os.path.realpath(link), "the server's own data"
+
+
+@functools.cache
+def _account() -> pwd.struct_passwd:
+    try:
+        return pwd.getpwuid(os.geteuid())
+    except KeyError:  # a container may run as a number that has no name
+        name = str(os.geteuid())
+        return pwd.struct_passwd((name, "", os.geteuid(), os.getegid(), "", "/nonexistent", ""))
 
 
 def _lexical_target(name: bytes, root_name: bytes, real_root: bytes, path: str) -> bytes:
@@ -389,6 +494,15 @@ def _read_error(
     code: str, message: str, detail: str, hint: str, *, permanent: bool = True
 ) -> DocumentError:
     return DocumentError(code, message, detail=detail, hint=hint, permanent=permanent, stage="read")
+
+
+def _name(path: str | Path) -> bytes:
+    """Not os.fsencode: inside a server started with LC_ALL=C that would mean ASCII."""
+    return str(path).encode("utf-8", "surrogateescape")
+
+
+def _text(name: bytes) -> str:
+    return _shown(name.decode("utf-8", "surrogateescape"))
 
 
 def _shown(path: str) -> str:
