@@ -33,7 +33,8 @@ create or replace function rag._require_column(relation regclass, column_name na
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _type regtype := rag._column_type(relation, column_name);
+  _type    regtype := rag._column_type(relation, column_name);
+  _virtual text;
 begin
   if column_name is null then
     return;
@@ -51,10 +52,21 @@ begin
       using errcode = 'datatype_mismatch',
             detail  = format('%s takes a column of type %s.', parameter, array_to_string(types, ', '));
   end if;
+  select pg_get_expr(d.adbin, d.adrelid) into _virtual
+    from pg_attribute a
+    join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+   where a.attrelid = relation and a.attname = column_name and a.attgenerated = 'v';
+  if found then
+    raise exception 'column "%" of table % is a virtual generated column', column_name, relation
+      using errcode = 'feature_not_supported',
+            detail  = 'PostgreSQL does not give its values to triggers, so changes of them would not be seen.',
+            hint    = format('Make it a stored one: alter table %s drop column %I, add column %I %s generated always as (%s) stored;',
+                             relation, column_name, column_name, _type, _virtual);
+  end if;
 end
 $plpgsql$;
 comment on function rag._require_column(regclass, name, text, regtype[]) is
-  'raises 42703 or 42804 unless the table has the column in one of the types';
+  'raises 42703 or 42804 unless the table has the column in one of the types, 0A000 where triggers do not see its values';
 
 create or replace function rag._require_columns(source rag.sources) returns void
   language plpgsql stable
@@ -78,7 +90,7 @@ begin
 end
 $plpgsql$;
 comment on function rag._require_columns(rag.sources) is
-  'raises 42703 or 42804 unless the table has all columns of the source in types that are read without calling anything of its owner''s';
+  'raises 42703, 42804 or 0A000 unless the table has all columns of the source in types that are read without calling anything of its owner''s';
 
 create or replace function rag._has_trusted_type(relation regclass, column_name name) returns boolean
   language sql stable

@@ -124,8 +124,8 @@ comment on function rag.attach_source(regclass, name, name, name, name, name, na
   ' content_column the one with the document itself (bytea or text; name_column then tells its type where the content does not); title,'
   ' tenant (integer), tags (text[]), language and metadata columns are carried along; name is for the source filter of searches (default:'
   ' the table''s). Returns the source. Raises 42809 for a view or a temporary table, 55000 without a primary key or with functions of'
-  ' others in its indexes or constraints, 0A000 for one of several columns, 42703 and 42804 for a column that is not there or of another'
-  ' type, 42710 where it is attached with other columns, 42501 for the table of another; attaching it once more as it is changes nothing';
+  ' others in its indexes or constraints, 0A000 for one of several columns and for virtual generated columns, 42703 and 42804 for a'
+  ' column that is not there or of another type, 42710 where it is attached with other columns, 42501 for the table of another; attaching it once more as it is changes nothing';
 
 create or replace function rag._source(relation regclass) returns rag.sources
   language plpgsql stable

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import psycopg
 import pytest
 from helpers import rows, value
@@ -269,6 +271,31 @@ def test_attach_refuses_what_it_cannot_follow(db):
         psycopg.errors.DuplicateObject,
         "detach_source",
     )
+
+
+def test_a_virtual_column_is_refused_as_its_changes_would_be_missed(db):
+    if value(db, "select current_setting('server_version_num')::integer") < 180000:
+        pytest.skip("PostgreSQL has virtual generated columns from 18 on")
+    db.execute(
+        """
+        create table notes (id integer primary key, body text,
+                            shown text generated always as (upper(body)) virtual)
+        """
+    )
+    attach = "select rag.attach_source('notes', content_column => 'shown')"
+    for column in (
+        "content_column => 'shown'",
+        "content_column => 'body', title_column => 'shown'",
+    ):
+        with pytest.raises(psycopg.errors.FeatureNotSupported) as error:
+            db.execute(f"select rag.attach_source('notes', {column})")
+    db.execute(re.search("alter table .*", error.value.diag.message_hint)[0])
+    db.execute(attach)
+    db.execute("insert into notes values (1, 'before')")
+    db.execute("call rag.drain()")
+    db.execute("update notes set body = 'after'")
+    db.execute("call rag.drain()")
+    assert value(db, "select content from rag.search_documents('after')") == "AFTER"
 
 
 def test_attaching_once_more_as_it_is_changes_nothing(db, table):
