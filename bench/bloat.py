@@ -12,9 +12,11 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
-from bench.harness import BenchError, Connection, Report, Row, Server, one
-from ragstone.db.rows import Lane
+from bench.harness import BenchError, Connection, Report, Row, Server, attach_folder, one
+from ragstone.db.psycopg import Psycopg
+from ragstone.db.queue import Queue as Worker
 from ragstone.worker.turns import Turns
 
 NAIVE = """
@@ -28,8 +30,12 @@ update naive set status = 'running' where job_id in (
   order by priority desc, run_at, job_id limit 16 for update skip locked) returning job_id"""
 NAIVE_FEED = "insert into naive (priority) select 0 from generate_series(1, %s)"
 FEED = """
+with documents as (
+  insert into rag.documents (source_id, document_id, source_key, tenant_id)
+  select 1, n, n, n %% 4 from (select nextval('rag._document_id_seq') as n from generate_series(1, %s)) s
+  returning *)
 insert into rag.ingestion_queue (source_id, document_id, pipeline_id, tenant_id)
-select 1, nextval('rag._document_id_seq'), 1, n %% 4 from generate_series(1, %s) n"""
+select source_id, document_id, 1, tenant_id from documents"""
 PERIODS = 10
 BURST = 8_000
 
@@ -74,6 +80,7 @@ def run(server: Server, options: argparse.Namespace) -> Report:
     report = Report("bloat", vars(options))
     with server.database() as database, database.connect() as holder, database.connect() as db:
         db.execute(NAIVE)
+        attach_folder(db, Path("/tmp"))  # no file is read
         queues = [ragstone(db), naive(db)]
         for queue in queues:
             # Statistics of a queue that has jobs, and plans made with them.
@@ -97,23 +104,13 @@ def ragstone(db: Connection) -> Queue:
     """The queue as a worker uses it."""
     (worker_id,) = one(db, "select rag._register_worker()")
 
-    def look() -> list[Lane]:
-        db.execute("select rag._free_jobs_of_dead_workers()")
-        return [Lane(*row) for row in db.execute("select * from rag._lanes()")]
-
-    def take(lane: Lane, most: int) -> list[int]:
-        claim = "select rag._claim_jobs(%s, %s::smallint, %s, %s, %s)"
-        return one(db, claim, worker_id, lane.priority, lane.tenant_id, lane.job_id, most)[0] or []
-
-    def take_retry() -> list[int]:
-        return one(db, "select rag._claim_retry(%s)", worker_id)[0] or []
-
-    turns = Turns(look, take, take_retry)
+    queue = Worker(Psycopg(db), worker_id)
+    turns = Turns(queue.lanes, queue.claim, queue.claim_retry)
 
     def claim() -> list[int]:
         if not (jobs := turns.claim(16)):
             turns.look()  # as a worker does before it rests
-        return jobs
+        return [job.job_id for job in jobs]
 
     return Queue("ragstone", db, "rag.ingestion_queue", FEED, claim)
 

@@ -94,7 +94,7 @@ def _read(sandbox: Sandbox, path: Path, languages: str) -> _Read:
     with snapshot(path.read_bytes(), LIMITS.max_file_bytes, lambda: None) as source:
         started = time.perf_counter()
         try:
-            sandbox.submit(request, source.fd)
+            sandbox.submit(request, source.fd, lambda: None)
             found = sandbox.result(lambda: None)
         except DocumentError as error:
             return _Read(path, time.perf_counter() - started, error=error)

@@ -15,8 +15,9 @@ create or replace function rag._embed(content text, model text) returns vector
   language plpython3u stable strict parallel restricted
 as $python$
 @boot@
+from ragstone.db.plpy import Plpy
 from ragstone.server.functions import embed
-return embed(plpy, content, model)
+return embed(Plpy(plpy), content, model)
 $python$;
 comment on function rag._embed(text, text) is 'embedding by the named model; no prefix, no cache';
 create or replace function rag._ocr_problem(languages text, out problem text, out hint text)
@@ -45,8 +46,8 @@ create or replace procedure rag._require_no_transaction(name text)
   language plpython3u
 as $python$
 @boot@
-from ragstone.server.maintenance import require_no_transaction
-require_no_transaction(plpy, name)
+from ragstone.db.plpy import Plpy
+Plpy.of_procedure(plpy, name)
 $python$;
 comment on procedure rag._require_no_transaction(text) is 'raises 25001 inside a transaction block, in the name of a procedure';
 
@@ -54,15 +55,17 @@ create or replace function rag._rerank(query_text text, passages text[], model t
   language plpython3u stable strict parallel restricted
 as $python$
 @boot@
+from ragstone.db.plpy import Plpy
 from ragstone.server.functions import rerank
-return rerank(plpy, query_text, passages, model)
+return rerank(Plpy(plpy), query_text, passages, model)
 $python$;
 comment on function rag._rerank(text, text[], text) is 'score of each passage for a question, by a reranker';
 create or replace function rag._check_in_python(name text, out ok boolean, out detail text, out hint text)
   language plpython3u
 as $python$
 @boot@
+from ragstone.db.plpy import Plpy
 from ragstone.server.check import run
-return run(plpy, name)
+return run(Plpy(plpy), name)
 $python$;
 comment on function rag._check_in_python(text) is 'a check that the package does';

@@ -9,10 +9,12 @@ create or replace function rag.preview_chunks(
   language plpython3u
 as $python$
 @boot@
+from ragstone.db.plpy import Plpy
 from ragstone.server.preview import preview_chunks
-return preview_chunks(plpy, content, file_path, pipeline, file_name)
+return preview_chunks(Plpy(plpy), content, file_path, pipeline, file_name)
 $python$;
 comment on function rag.preview_chunks(text, text, text, text) is
   'the passages that a text, or a file below the document root, would become in a pipeline (active: the one in use), read in the same'
   ' confined process as by a worker; nothing is stored. file_name tells what kind of text content is, such as notes.md. Raises 22023 where'
-  ' not exactly one of content and file_path is given, 42704 for an unknown pipeline, 22000 for a document that cannot be read';
+  ' not exactly one of content and file_path is given or pipeline is null, 42704 for an unknown pipeline, 22000 for a document that cannot'
+  ' be read';

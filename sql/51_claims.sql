@@ -113,24 +113,8 @@ as $sql$
 $sql$;
 comment on function rag._lanes() is 'where each lane begins: the first waiting job of every priority and tenant that was never tried';
 
-create or replace function rag._claimed_jobs(job_ids bigint[])
-  returns table (job_id bigint, source_id integer, document_id bigint, source_key text, generation bigint, pipeline_id integer,
-                 operation text, attempts smallint, file_path text, title text, language text, tenant_id bigint, has_content boolean)
-  language sql stable
-  set search_path = pg_catalog, pg_temp
-as $sql$
-  select q.job_id, q.source_id, q.document_id, d.source_key, d.generation, q.pipeline_id, q.operation,
-         q.attempts, d.file_path, d.title, d.language, d.tenant_id, s.content_column is not null
-    from rag.ingestion_queue q
-    join rag.documents d on d.source_id = q.source_id and d.document_id = q.document_id
-    join rag.sources s on s.source_id = q.source_id
-   where q.job_id = any (job_ids)
-   order by q.pipeline_id, q.job_id
-$sql$;
-comment on function rag._claimed_jobs(bigint[]) is 'jobs with what a worker needs to know of their documents';
-
 create or replace function rag._claim_jobs(worker_id integer, priority smallint, tenant_id bigint, from_job bigint, max_jobs integer)
-  returns bigint[]
+  returns table (job rag.ingestion_queue, document rag.documents, has_content boolean)
   language plpgsql
   set search_path = pg_catalog, pg_temp
   -- One plan, whatever the statistics, which are of another moment than the queue: by the index of the lanes,
@@ -140,11 +124,10 @@ create or replace function rag._claim_jobs(worker_id integer, priority smallint,
   set enable_bitmapscan = off
 as $plpgsql$
 declare
-  _job_id bigint;
-  _jobs   bigint[];
+  _job rag.ingestion_queue;
 begin
-  for _job_id in
-    select q.job_id
+  for _job in
+    select q.*
       from rag.ingestion_queue q
      where q.status = 'queued' and q.attempts = 0
        and q.priority = _claim_jobs.priority
@@ -159,18 +142,15 @@ begin
      limit _claim_jobs.max_jobs
        for update skip locked
   loop
-    update rag.ingestion_queue q
-       set status = 'running', worker_id = _claim_jobs.worker_id, attempts = 1, started_at = now()
-     where q.job_id = _job_id;
-    _jobs := _jobs || _job_id;
+    return query select * from rag._claim(_job, _claim_jobs.worker_id);
   end loop;
-  return _jobs;
 end
 $plpgsql$;
 comment on function rag._claim_jobs(integer, smallint, bigint, bigint, integer) is
   'gives a worker the next jobs of a lane, with their attempt counted; the caller commits before the work';
 
-create or replace function rag._claim_retry(worker_id integer) returns bigint[]
+create or replace function rag._claim_retry(worker_id integer)
+  returns table (job rag.ingestion_queue, document rag.documents, has_content boolean)
   language plpgsql
   set search_path = pg_catalog, pg_temp
   -- As in rag._claim_jobs().
@@ -179,9 +159,9 @@ create or replace function rag._claim_retry(worker_id integer) returns bigint[]
   set enable_bitmapscan = off
 as $plpgsql$
 declare
-  _job_id bigint;
+  _job rag.ingestion_queue;
 begin
-  select q.job_id into _job_id
+  select q.* into _job
     from rag.ingestion_queue q
    where q.status = 'queued' and q.attempts > 0 and q.run_at <= now()
      and not exists (select from rag.ingestion_queue r
@@ -191,13 +171,40 @@ begin
    order by q.run_at, q.job_id
    limit 1
      for update skip locked;
-  update rag.ingestion_queue q
-     set status = 'running', worker_id = _claim_retry.worker_id, attempts = q.attempts + 1, started_at = now()
-   where q.job_id = _job_id;
-  return array_remove(array[_job_id], null);
+  if found then
+    return query select * from rag._claim(_job, _claim_retry.worker_id);
+  end if;
 end
 $plpgsql$;
 comment on function rag._claim_retry(integer) is 'gives a worker the one job, tried before, that has been due the longest';
+
+create or replace function rag._claim(waiting rag.ingestion_queue, worker_id integer)
+  returns table (job rag.ingestion_queue, document rag.documents, has_content boolean)
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+  -- As in rag._claim_jobs(); what is joined is one row by its key.
+  set plan_cache_mode = force_generic_plan
+  set enable_seqscan = off
+  set enable_bitmapscan = off
+  set enable_hashjoin = off
+  set enable_mergejoin = off
+as $plpgsql$
+declare
+  _job rag.ingestion_queue;
+begin
+  update rag.ingestion_queue q
+     set status = 'running', worker_id = _claim.worker_id, attempts = q.attempts + 1, started_at = now()
+   where q.job_id = (_claim.waiting).job_id
+  returning q.* into _job;
+  return query
+    select _job, d, s.content_column is not null
+      from rag.documents d
+      join rag.sources s on s.source_id = d.source_id
+     where d.source_id = _job.source_id and d.document_id = _job.document_id;
+end
+$plpgsql$;
+comment on function rag._claim(rag.ingestion_queue, integer) is
+  'makes a waiting job, locked by the caller, a worker''s own; returns it with its document';
 
 create or replace function rag._give_back_jobs(worker_id integer) returns void
   language plpgsql

@@ -4,8 +4,9 @@ create or replace procedure rag.maintain()
   language plpython3u
 as $python$
 @boot@
+from ragstone.db.plpy import Plpy
 from ragstone.server.maintenance import maintain
-maintain(plpy)
+maintain(Plpy.of_procedure(plpy, "rag.maintain()"))
 $python$;
 comment on procedure rag.maintain() is
   'queues documents whose file has changed on disk or whose chunks are outdated, removes orphans, old versions, old history and old cached'

@@ -71,7 +71,7 @@ def read(sandbox: Sandbox, tokenizer: Path, data: bytes, name: str) -> str:
     started = time.monotonic()
     try:
         with snapshot(data, 10**9, lambda: None) as copy:
-            sandbox.submit(ExtractRequest(name, tokenizer, LIMITS), copy.fd)
+            sandbox.submit(ExtractRequest(name, tokenizer, LIMITS), copy.fd, lambda: None)
         found = sandbox.result(lambda: None)
     except DocumentError as error:
         if error.code in ("internal", "internal_error", "sandbox_failed"):

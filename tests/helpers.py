@@ -6,10 +6,15 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 
 import psutil
 import psycopg
 import pytest
+
+from ragstone.db.psycopg import Psycopg
+from ragstone.db.queue import Queue
+from ragstone.db.rows import Job
 
 # PostgreSQL refuses root.
 AS_SERVER = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
@@ -27,16 +32,11 @@ def value(connection: psycopg.Connection, sql: str, *parameters: object) -> obje
 
 def claim(connection: psycopg.Connection, worker_id: int, max_jobs: int = 16) -> list[dict]:
     """What a worker's claim does, one step at a time: the claimed jobs, by column."""
-    connection.execute("select rag._free_jobs_of_dead_workers()")
-    jobs: list[int] = []
-    for priority, tenant, job in rows(connection, "select * from rag._lanes()"):
-        wanted = max_jobs - len(jobs)
-        lane = "select rag._claim_jobs(%s, %s::smallint, %s, %s, %s)"
-        jobs += value(connection, lane, worker_id, priority, tenant, job, wanted) or []
-    jobs = jobs or value(connection, "select rag._claim_retry(%s)", worker_id) or []
-    cursor = connection.execute("select * from rag._claimed_jobs(%s::bigint[])", [jobs])
-    names = [column.name for column in cursor.description]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    queue = Queue(Psycopg(connection), worker_id)
+    jobs: list[Job] = []
+    for lane in queue.lanes():
+        jobs += queue.claim(lane, max_jobs - len(jobs))
+    return [asdict(job) for job in jobs or queue.claim_retry()]
 
 
 def eventually(condition: Callable[[], object], seconds: float = 60) -> object:

@@ -239,14 +239,17 @@ def test_start_workers_without_pg_cron_here_says_what_to_type(db):
             db.execute(f"select rag.start_workers({wrong})")
 
 
-def test_claims_pass_over_no_remains_that_vacuum_cannot_remove(db, connect):
+def test_claims_pass_over_no_remains_that_vacuum_cannot_remove(db, connect, table):
     """Planned in an empty queue, as by a worker that has just started, and kept while it grows."""
     worker_id = value(db, "select rag._register_worker()")
-    feed = (
-        "insert into rag.ingestion_queue (source_id, document_id, pipeline_id)"
-        " select 1, nextval('rag._document_id_seq'), 1 from generate_series(1, %s)"
-    )
-    claim_sql = "select rag._claim_jobs(%s, 0::smallint, 0, %s, %s)"
+    feed = """
+      with documents as (
+        insert into rag.documents (source_id, document_id, source_key)
+        select 1, n, n from (select nextval('rag._document_id_seq') as n from generate_series(1, %s)) s
+        returning source_id, document_id)
+      insert into rag.ingestion_queue (source_id, document_id, pipeline_id)
+      select source_id, document_id, 1 from documents"""
+    claim_sql = "select array_agg((job).job_id) from rag._claim_jobs(%s, 0::smallint, 0, %s, %s)"
 
     def finish(first: int) -> int:
         while jobs := value(db, claim_sql, worker_id, first, 200):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from fakes import FakeConnection
 from helpers import eventually, in_background, rows, value
 
 from ragstone.extract import tesseract
@@ -206,11 +207,7 @@ def test_jobs_that_a_dump_brought_for_a_database_of_another_name_go(own_cluster)
 def test_the_row_about_scans_says_how_to_have_them_read(monkeypatch):
     monkeypatch.setattr(tesseract, "data_folder", lambda: None)
 
-    class WithoutOcr:
-        def languages_of_ocr(self):
-            return []
-
-    finding = check.ocr(WithoutOcr())
+    finding = check.ocr(FakeConnection(pipelines=[]))
     assert finding.ok is None
     assert "apt-get install tesseract-ocr;" in finding.hint and "rag.set_ocr" in finding.hint
 

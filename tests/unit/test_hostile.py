@@ -44,7 +44,7 @@ def sandbox() -> Iterator[Sandbox]:
 
 def read(sandbox: Sandbox, tokenizer_path: Path, data: bytes, name: str) -> Extraction:
     with snapshot(data, 10**9, lambda: None) as copy:
-        sandbox.submit(ExtractRequest(name, tokenizer_path, LIMITS), copy.fd)
+        sandbox.submit(ExtractRequest(name, tokenizer_path, LIMITS), copy.fd, lambda: None)
     return sandbox.result(lambda: None)
 
 

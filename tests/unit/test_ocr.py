@@ -111,7 +111,7 @@ def read(sandbox: Sandbox, name: str, data: bytes) -> str:
     fd = os.memfd_create("document")
     try:
         os.write(fd, data)
-        sandbox.submit(request, fd)
+        sandbox.submit(request, fd, lambda: None)
         sandbox.result(lambda: None)
     except DocumentError as error:
         assert error.hint or error.detail

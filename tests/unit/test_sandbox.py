@@ -27,6 +27,7 @@ from ragstone.errors import DocumentError
 from ragstone.extract.options import Limits
 from ragstone.models.onnx import Embedder, vector_literal
 from ragstone.reading.passages import Extraction
+from ragstone.sandbox import parent
 from ragstone.sandbox.parent import Sandbox, default_interpreter, default_library_paths
 from ragstone.sandbox.protocol import EmbedRequest, ExtractRequest
 from ragstone.stores.files import snapshot
@@ -77,7 +78,7 @@ def run(sandbox: Sandbox, tokenizer_path: Path) -> Run:
 
 def submit(sandbox: Sandbox, tokenizer_path: Path, data: bytes, name: str, limits: Limits) -> None:
     with snapshot(data, 10**9, nothing) as copy:
-        sandbox.submit(ExtractRequest(name, tokenizer_path, limits), copy.fd)
+        sandbox.submit(ExtractRequest(name, tokenizer_path, limits), copy.fd, nothing)
 
 
 def is_gone(pid: int) -> bool:
@@ -173,6 +174,54 @@ def test_a_child_that_swelled_is_replaced(faulty: Sandbox, act: Callable[..., ob
     assert faulty.pid == pid
     act("found = 1")
     assert faulty.pid != pid
+
+
+# A child that reads the first message and then nothing more.
+DEAF = """
+import json, socket, sys, time
+channel = socket.socket(fileno=0)
+size = int.from_bytes(channel.recv(4, socket.MSG_WAITALL), "big")
+channel.recv(size, socket.MSG_WAITALL)
+time.sleep(600)
+"""
+
+
+def test_a_cancel_interrupts_a_request_that_the_child_does_not_take(tmp_path: Path) -> None:
+    program = tmp_path / "deaf.py"
+    program.write_text(DEAF)
+    calls = 0
+
+    def cancel_later() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            raise KeyboardInterrupt
+
+    request = EmbedRequest(MODEL_DIR, ["text " * 1_000] * 1_000, wall_seconds=60)
+    with Sandbox(program=program) as box:
+        with pytest.raises(KeyboardInterrupt):
+            box.submit(request, None, cancel_later)
+        assert box.pid is None, "half a request is with a child that nobody uses again"
+
+
+def test_a_child_that_takes_no_request_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parent, "START_SECONDS", 0.2)
+    program = tmp_path / "deaf.py"
+    program.write_text(DEAF)
+    request = EmbedRequest(MODEL_DIR, ["text " * 1_000] * 1_000, wall_seconds=60)
+    with Sandbox(program=program) as box:
+        error = failure(lambda: box.submit(request, None, nothing))
+    assert (error.code, error.permanent) == ("sandbox_failed", False)
+
+
+def test_a_request_larger_than_the_socket_holds_arrives_whole(act: Callable[..., object]) -> None:
+    """In many parts, as the child reads it."""
+    with Sandbox(name="embed") as model:
+        texts = ["word"] * 200_000
+        model.submit(EmbedRequest(MODEL_DIR, texts, wall_seconds=0.001), None, nothing)
+        assert failure(lambda: model.result(nothing)).code == "timeout"
 
 
 def test_extraction_goes_on_while_the_worker_embeds(sandbox: Sandbox, tokenizer_path: Path) -> None:
@@ -373,7 +422,7 @@ from ragstone.stores.files import snapshot
 box = Sandbox(program=Path({program!r}))
 with snapshot(b"time.sleep(60)", 1000, lambda: None) as copy:
     box.start(lambda: None)
-    box.submit(ExtractRequest("x", Path({tokenizer!r})), copy.fd)
+    box.submit(ExtractRequest("x", Path({tokenizer!r})), copy.fd, lambda: None)
 print(box.pid, flush=True)
 time.sleep(60)
 """
@@ -641,7 +690,7 @@ def model() -> Iterator[Sandbox[list[str]]]:
 
 def test_the_vectors_of_a_confined_child_are_those_of_the_model(model: Sandbox[list[str]]) -> None:
     texts = ["Pumps need water.", "", "Ünïcödé \ud800 日本語 " * 20]
-    model.submit(EmbedRequest(MODEL_DIR, texts, wall_seconds=60))
+    model.submit(EmbedRequest(MODEL_DIR, texts, wall_seconds=60), None, nothing)
     here = [vector_literal(row) for row in Embedder.load(MODEL_DIR).embed(texts)]
     assert model.result(nothing) == here
     assert {"rlimits", "no_new_privs"} <= set(model.protections)
@@ -650,14 +699,14 @@ def test_the_vectors_of_a_confined_child_are_those_of_the_model(model: Sandbox[l
 def test_a_missing_model_is_told_and_the_work_is_tried_again(
     model: Sandbox[list[str]], tmp_path: Path
 ) -> None:
-    model.submit(EmbedRequest(tmp_path, ["text"], wall_seconds=60))
+    model.submit(EmbedRequest(tmp_path, ["text"], wall_seconds=60), None, nothing)
     with pytest.raises(DocumentError, match="the model cannot be loaded") as caught:
         model.result(nothing)
     assert (caught.value.code, caught.value.failure) == ("model_failed", "transient")
 
 
 def test_a_model_that_takes_too_long_is_stopped(model: Sandbox[list[str]]) -> None:
-    model.submit(EmbedRequest(MODEL_DIR, ["long text " * 100] * 10_000, wall_seconds=0.3))
+    model.submit(EmbedRequest(MODEL_DIR, ["long text " * 100] * 10_000, wall_seconds=0.3), None, nothing)
     with pytest.raises(DocumentError) as caught:
         model.result(nothing)
     assert caught.value.code == "timeout"

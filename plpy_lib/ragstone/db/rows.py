@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 # What only a worker needs is imported where it is used: the first search of a session waits.
 if TYPE_CHECKING:
-    from ragstone.reading.chunk import ChunkSpec, Passage
+    from ragstone.extract.model import Block
+    from ragstone.reading.chunk import ChunkSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Pipeline:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A claimed job with its document, as rag._claim_jobs() returns it."""
+    """A claimed job with its document, as Queue.claim() returns it."""
 
     job_id: int
     source_id: int
@@ -62,32 +63,12 @@ class StoredDocument:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredChunk:
-    """A chunk on its way into rag.document_chunks.
-
-    ``indexed_text`` is what both legs index, None where that is the content alone.
-    ``embedding`` is the vector's text form, or None to keep the vector that the document's present
-    chunk of the same ``hash`` (hexadecimal) has.
-    """
-
-    chunk_index: int
-    content: str
-    char_count: int
-    token_count: int
-    page_number: int | None
-    section: str | None
-    hash: str
-    indexed_text: str | None
-    embedding: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class Cut:
-    """A document as another pipeline has cut it."""
+    """A document as another pipeline has cut it, a block for each chunk."""
 
     document: StoredDocument
     title: str | None
-    passages: Sequence[Passage]
+    blocks: Sequence[Block]
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,15 +78,6 @@ class Chunk:
     section: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """What is stored of a chunk that does not depend on the model."""
-
-    content: str
-    page_number: int | None
-    section: str | None
-
-
 class Tokenizer(Protocol):
     """What this module needs of `tokens.Tokenizer`."""
 
@@ -596,26 +587,17 @@ def _fit(
 
 
 def keep_cut(
-    passages: Sequence[Passage], spec: ChunkSpec, tokenizer: Tokenizer, title: str | None
+    blocks: Sequence[Block], spec: ChunkSpec, tokenizer: Tokenizer, title: str | None
 ) -> list[Chunk] | None:
-    """Chunks from passages that are cut already; None where the model would not take one whole."""
+    """A chunk from each block, cut already; None where the model would not take one whole."""
     chunks = []
-    for passage in passages:
-        render = _renderer(spec, tokenizer, title, passage.section)
-        embed_text = render(passage.content)
+    for block in blocks:
+        embed_text = _renderer(spec, tokenizer, title, block.section)(block.text)
         tokens = tokenizer.count(embed_text)
         if tokens > spec.max_tokens:
             return None
-        chunks.append(
-            Chunk(
-                passage.content,
-                embed_text,
-                len(passage.content),
-                tokens,
-                passage.page_number,
-                passage.section,
-            )
-        )
+        size = len(block.text)
+        chunks.append(Chunk(block.text, embed_text, size, tokens, block.page, block.section))
     return chunks
 
 

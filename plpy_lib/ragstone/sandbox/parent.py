@@ -121,24 +121,30 @@ class Sandbox(Generic[Answer]):
             raise
         return self._protections
 
-    def submit(self, request: Request[Answer], fd: int | None = None) -> None:
-        """Hand over a request and return at once; `fd` may be closed afterwards.
+    def submit(
+        self, request: Request[Answer], fd: int | None, check: Callable[[], None]
+    ) -> None:
+        """Hand over a request, and return once the child has all of it; `fd` may be closed then.
 
-        Raises DocumentError sandbox_failed where no child can be started, RuntimeError where
-        the last request's result was not yet collected.
+        `check` is called at least every 50 ms, as in `result`. Raises DocumentError sandbox_failed
+        where no child can be started or none takes the request, RuntimeError where the last
+        request's result was not yet collected.
         """
         if self._pending:
             raise RuntimeError("the result of the last request was not collected")
-        self._renew(request)
         try:
-            self._send(request, fd)
-        except OSError:  # it died between two requests: that is not this one's doing
-            self.close()
             self._renew(request)
             try:
-                self._send(request, fd)
-            except OSError:
-                raise self._cannot_start() from None
+                self._send(request, fd, check)
+            except OSError:  # it died between two requests: that is not this one's doing
+                self.close()
+                self._renew(request)
+                self._send(request, fd, check)
+        except OSError:
+            raise self._cannot_start() from None
+        except BaseException:
+            self.close()  # half a request would be taken for the beginning of the next
+            raise
         self._requests += 1
         limit = _allowance(request) + (0 if self._greeted else START_SECONDS)
         self._most_bytes = 0
@@ -227,7 +233,7 @@ class Sandbox(Generic[Answer]):
             theirs.close()
         assert self._process.stderr is not None
         os.set_blocking(self._process.stderr.fileno(), False)
-        ours.settimeout(5.0)
+        ours.settimeout(SLICE_MS / 1000)
         self._channel = ours
         self._memory_bytes, self._requests, self._greeted = memory_bytes, 0, False
         first = {
@@ -239,11 +245,22 @@ class Sandbox(Generic[Answer]):
         with contextlib.suppress(OSError):  # where it is dead already, the greeting finds out
             ours.sendall(encode(first))
 
-    def _send(self, request: Request[Answer], fd: int | None) -> None:
+    def _send(self, request: Request[Answer], fd: int | None, check: Callable[[], None]) -> None:
+        """Raises OSError where the child is dead or does not read, and what `check` raises."""
         assert self._channel is not None
-        data = encode(request.to_dict())
-        sent = socket.send_fds(self._channel, [data], [] if fd is None else [fd])
-        self._channel.sendall(data[sent:])
+        rest = memoryview(encode(request.to_dict()))
+        fds = [] if fd is None else [fd]
+        deadline = time.monotonic() + START_SECONDS
+        while rest:
+            check()
+            try:
+                sent = socket.send_fds(self._channel, [rest], fds)
+            except TimeoutError:  # nothing could be sent for a slice
+                if time.monotonic() > deadline:
+                    raise
+                continue
+            rest, fds = rest[sent:], []
+            deadline = time.monotonic() + START_SECONDS
 
     def _greet(self, check: Callable[[], None]) -> None:
         if self._greeted:

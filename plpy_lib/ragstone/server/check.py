@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import ragstone
-from ragstone.db.calls import Database
+from ragstone.db.catalog import Catalog
+from ragstone.db.connection import Connection
 from ragstone.errors import DocumentError
 from ragstone.extract import tesseract
 from ragstone.extract.options import Limits
@@ -41,6 +42,8 @@ _WHITE_PICTURE = (
     + b"\xff" * (3 * _WIDTH * _HEIGHT)
 )
 
+_DOCUMENT = b"# A heading\n\nA sentence to be found.\n"
+
 # Imported by the backend; what only the child imports is tried there.
 LIBRARIES = {"numpy": "numpy", "onnxruntime": "onnxruntime", "tokenizers": "tokenizers"}
 
@@ -61,12 +64,12 @@ class Finding:
     hint: str | None = None
 
 
-def run(plpy: Any, name: str) -> dict[str, Any]:
+def run(connection: Connection, name: str) -> dict[str, Any]:
     """Body of the function rag._check_in_python()."""
-    return asdict(CHECKS[name](Database(plpy)))
+    return asdict(CHECKS[name](connection))
 
 
-def package(db: Database) -> Finding:
+def package(connection: Connection) -> Finding:
     """That the package is the one that belongs to these SQL functions was seen by the caller."""
     writable = [
         str(p) for p in (ragstone.INSTALL_DIR, Path(__file__).parent) if os.access(p, os.W_OK)
@@ -80,7 +83,7 @@ def package(db: Database) -> Finding:
     return Finding(True, f"{ragstone.__version__} on Python {platform.python_version()}")
 
 
-def libraries(db: Database) -> Finding:
+def libraries(connection: Connection) -> Finding:
     """What embedding needs can be imported, from the installed folder and from nowhere else."""
     versions = []
     quiet_libraries()
@@ -104,7 +107,7 @@ def libraries(db: Database) -> Finding:
     return Finding(True, ", ".join(versions))
 
 
-def cpu(db: Database) -> Finding:
+def cpu(connection: Connection) -> Finding:
     flags = _cpu_flags()
     if flags is None:
         return Finding(None, "/proc/cpuinfo cannot be read")
@@ -121,15 +124,16 @@ def cpu(db: Database) -> Finding:
     return Finding(True, detail)
 
 
-def model(db: Database) -> Finding:
+def model(connection: Connection) -> Finding:
     """The files of the models in use are the ones that were registered."""
+    catalog = Catalog(connection)
     details = []
-    for row in db.models_in_use():
-        folder = functions.model_dir(db.model(row["name"]))
+    for row in catalog.models_in_use():
+        folder = functions.model_dir(catalog.model(row["name"]))
         for file in (MODEL_FILE, TOKENIZER_FILE):
             if not os.access(folder / file, os.R_OK):
                 return Finding(False, f"{row['name']}: {folder / file} cannot be read", REINSTALL)
-        found = _sha256(folder / MODEL_FILE, db.check)
+        found = _sha256(folder / MODEL_FILE, connection.check)
         if found != row["sha256"]:
             return Finding(
                 False,
@@ -142,10 +146,11 @@ def model(db: Database) -> Finding:
     return Finding(True, ", ".join(details))
 
 
-def prepacked(db: Database) -> Finding:
+def prepacked(connection: Connection) -> Finding:
+    catalog = Catalog(connection)
     details = []
-    for row in db.models_in_use():
-        if not Embedder.load(functions.model_dir(db.model(row["name"]))).prepacked:
+    for row in catalog.models_in_use():
+        if not Embedder.load(functions.model_dir(catalog.model(row["name"]))).prepacked:
             return Finding(
                 False,
                 f"{row['name']} is loaded from the plain file: 30 MB more memory a session",
@@ -155,19 +160,20 @@ def prepacked(db: Database) -> Finding:
     return Finding(True, ", ".join(details))
 
 
-def extraction(db: Database) -> Finding:
+def extraction(connection: Connection) -> Finding:
     """A document goes through the child, with all that confines it."""
-    row = next(iter(db.models_in_use()), None)
+    catalog = Catalog(connection)
+    row = next(iter(catalog.models_in_use()), None)
     if row is None:
         return Finding(None, "there is no pipeline")
-    request = ExtractRequest("check.md", functions.tokenizer_path(db.model(row["name"])))
+    request = ExtractRequest("check.md", functions.tokenizer_path(catalog.model(row["name"])))
     try:
         with (
-            snapshot(b"# A heading\n\nA sentence to be found.\n", 1_000, db.check) as source,
+            snapshot(_DOCUMENT, 1_000, connection.check) as source,
             Sandbox() as sandbox,
         ):
-            sandbox.submit(request, source.fd)
-            chunks = sandbox.result(db.check).chunks
+            sandbox.submit(request, source.fd, connection.check)
+            chunks = sandbox.result(connection.check).chunks
             protections = sandbox.protections
     except DocumentError as error:
         return Finding(
@@ -185,11 +191,12 @@ def extraction(db: Database) -> Finding:
     return Finding(True, active)
 
 
-def ocr(db: Database) -> Finding:
+def ocr(connection: Connection) -> Finding:
     """The library loads in the child with the languages of the pipelines, where one wants any."""
+    catalog = Catalog(connection)
     folder = tesseract.data_folder()
     there = ", ".join(tesseract.installed(folder))
-    wanted = db.languages_of_ocr()
+    wanted = catalog.languages_of_ocr()
     if not wanted:
         if folder is None:
             return Finding(
@@ -204,24 +211,25 @@ def ocr(db: Database) -> Finding:
     for languages in wanted:
         if found := tesseract.problem(languages, folder):
             return Finding(False, *found)
-        if reason := _cannot_recognise(db, languages):
+        if reason := _cannot_recognise(connection, languages):
             return Finding(False, f"{languages}: {reason}", REINSTALL_TESSERACT)
     return Finding(True, f"on for {', '.join(wanted)}; Tesseract has {there}")
 
 
-def _cannot_recognise(db: Database, languages: str) -> str | None:
+def _cannot_recognise(connection: Connection, languages: str) -> str | None:
     """What the child says to a picture without words, None where it is that there are none."""
-    row = next(iter(db.models_in_use()))
+    catalog = Catalog(connection)
+    row = next(iter(catalog.models_in_use()))
     request = ExtractRequest(
         "check.bmp",
-        functions.tokenizer_path(db.model(row["name"])),
+        functions.tokenizer_path(catalog.model(row["name"])),
         Limits(),
         ocr=tesseract.ocr(languages),
     )
     try:
-        with snapshot(_WHITE_PICTURE, 100_000, db.check) as source, Sandbox() as sandbox:
-            sandbox.submit(request, source.fd)
-            sandbox.result(db.check)
+        with snapshot(_WHITE_PICTURE, 100_000, connection.check) as source, Sandbox() as sandbox:
+            sandbox.submit(request, source.fd, connection.check)
+            sandbox.result(connection.check)
     except DocumentError as error:
         if error.code == "no_text" and "has found no words" in error.detail:
             return None
@@ -229,12 +237,13 @@ def _cannot_recognise(db: Database, languages: str) -> str | None:
     return None
 
 
-def memory(db: Database) -> Finding:
+def memory(connection: Connection) -> Finding:
+    catalog = Catalog(connection)
     available = available_bytes()
     if available is None:
         return Finding(None, "/proc/meminfo cannot be read")
-    workers = max(db.scheduled_workers(), 1)
-    child = int(db.settings(None)["extraction_memory_bytes"] or 0)
+    workers = max(catalog.scheduled_workers(), 1)
+    child = int(catalog.settings(None)["extraction_memory_bytes"] or 0)
     wanted = workers * MEMORY_PER_WORKER_BYTES + child
     detail = (
         f"{available >> 20} MB available, {wanted >> 20} MB wanted"
@@ -249,7 +258,7 @@ def memory(db: Database) -> Finding:
     return Finding(True, detail)
 
 
-CHECKS: dict[str, Callable[[Database], Finding]] = {
+CHECKS: dict[str, Callable[[Connection], Finding]] = {
     "package": package,
     "libraries": libraries,
     "cpu": cpu,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import ragstone
-from ragstone.db.calls import Database
+from ragstone.db.catalog import Catalog
+from ragstone.db.connection import Connection
 from ragstone.db.rows import Model
 from ragstone.models.onnx import TOKENIZER_FILE, Embedder, Reranker, vector_literal
 from ragstone.models.tokens import Tokenizer
@@ -42,10 +42,9 @@ def tokenizer(model: Model) -> Tokenizer:
     return _tokenizers[path]
 
 
-def embed(plpy: Any, content: str, model_name: str) -> str:
+def embed(connection: Connection, content: str, model_name: str) -> str:
     """The vector of one text in pgvector's text form; what is too long is cut, with a notice."""
-    db = Database(plpy)
-    model = db.model(model_name)
+    model = Catalog(connection).model(model_name)
     loaded = embedder(model)
     # A token has a character or more, and rarely more than 16.
     beginning = content[: 16 * loaded.max_tokens]
@@ -53,19 +52,20 @@ def embed(plpy: Any, content: str, model_name: str) -> str:
         len(beginning) > loaded.max_tokens - 2
         and loaded.count_tokens(beginning) > loaded.max_tokens
     ):
-        db.notice(
+        connection.notice(
             f"the model reads only the first {loaded.max_tokens} tokens of this text",
             hint="Ask a shorter question, or embed the text in pieces.",
         )
-    (vector,) = loaded.embed([content], check=db.check, truncate=True)
+    (vector,) = loaded.embed([content], check=connection.check, truncate=True)
     return vector_literal(vector)
 
 
-def rerank(plpy: Any, query: str, passages: list[str], model_name: str) -> list[float]:
+def rerank(
+    connection: Connection, query: str, passages: list[str], model_name: str
+) -> list[float]:
     """The reranker's score of each passage."""
-    db = Database(plpy)
-    model = db.model(model_name)
+    model = Catalog(connection).model(model_name)
     path = model_dir(model)
     if path not in _rerankers:
         _rerankers[path] = Reranker.load(path, model.max_tokens)
-    return _rerankers[path].scores(query, passages, check=db.check)
+    return _rerankers[path].scores(query, passages, check=connection.check)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
-from ragstone.db.calls import Database
+from ragstone.db.catalog import Catalog
+from ragstone.db.connection import Connection
+from ragstone.db.rows import Pipeline
 from ragstone.errors import DocumentError
 from ragstone.extract import tesseract
+from ragstone.extract.options import Limits
+from ragstone.reading.chunk import Chunk
 from ragstone.reading.passages import Extraction
 from ragstone.reading.read import limits, read_file
 from ragstone.sandbox.parent import Sandbox
@@ -19,48 +22,37 @@ _Row = tuple[int, int | None, str | None, int, int, str]
 
 
 def preview_chunks(
-    plpy: Any, content: str | None, file_path: str | None, pipeline: str, file_name: str | None
+    connection: Connection,
+    content: str | None,
+    file_path: str | None,
+    pipeline: str | None,
+    file_name: str | None,
 ) -> Iterator[_Row]:
     """Rows of rag.chunk_preview.
 
     Raises SQLSTATE 22023 for arguments that make no sense, 42704 for an unknown pipeline, 22000
     for a document that cannot be read, with its reason.
     """
-    db = Database(plpy)
     if (content is None) == (file_path is None):
-        db.error(
+        connection.error(
             "a preview is of either content or file_path",
             sqlstate="22023",
             hint="Type: select * from rag.preview_chunks('some text');"
             " or: select * from rag.preview_chunks(file_path => 'report.pdf');",
         )
-    chosen = db.pipeline_named(pipeline)
-    if chosen is None:
-        db.error(
-            f'there is no pipeline "{pipeline}"',
-            sqlstate="42704",
-            hint="Pipelines are listed by: select name, state from rag.pipelines;",
-        )
-    settings = db.settings(None)
+    catalog = Catalog(connection)
+    chosen = _pipeline(connection, catalog, pipeline)
+    settings = catalog.settings(None)
     allowed = limits(settings)
-    name = file_name or file_path or ""
-    request = ExtractRequest(
-        name,
-        functions.tokenizer_path(chosen.model),
-        allowed,
-        chosen.chunk_spec,
-        ocr=tesseract.ocr(chosen.ocr),
-    )
+    check = connection.check
     try:
-        source = _read(db, content, file_path, settings["document_root"], allowed.max_file_bytes)
-        with source, Sandbox[Extraction]() as sandbox:
-            sandbox.submit(request, source.fd)
-            chunks = sandbox.result(db.check).chunks
+        if content is None:
+            source = read_file(settings["document_root"], file_path, allowed.max_file_bytes, check)
+        else:
+            source = snapshot(content.encode(), allowed.max_file_bytes, check)
+        chunks = _chunks(source, _request(file_name or file_path or "", chosen, allowed), check)
     except DocumentError as error:
-        fields = {"detail": error.detail, "hint": error.hint}
-        db.error(
-            error.message, sqlstate="22000", **{name: text for name, text in fields.items() if text}
-        )
+        connection.error(error.message, sqlstate="22000", detail=error.detail, hint=error.hint)
     for index, chunk in enumerate(chunks):
         yield (
             index,
@@ -72,9 +64,29 @@ def preview_chunks(
         )
 
 
-def _read(
-    db: Database, content: str | None, file_path: str | None, root: str | None, max_bytes: int
-) -> Snapshot:
-    if content is not None:
-        return snapshot(content.encode(), max_bytes, db.check)
-    return read_file(root, file_path, max_bytes, db.check)
+def _pipeline(connection: Connection, catalog: Catalog, name: str | None) -> Pipeline:
+    hint = "Pipelines are listed by: select name, state from rag.pipelines;"
+    if name is None:
+        connection.error("the name of the pipeline is null", sqlstate="22023", hint=hint)
+    chosen = catalog.pipeline_named(name)
+    if chosen is None:
+        connection.error(f'there is no pipeline "{name}"', sqlstate="42704", hint=hint)
+    return chosen
+
+
+def _request(name: str, pipeline: Pipeline, allowed: Limits) -> ExtractRequest:
+    return ExtractRequest(
+        name,
+        functions.tokenizer_path(pipeline.model),
+        allowed,
+        pipeline.chunk_spec,
+        ocr=tesseract.ocr(pipeline.ocr),
+    )
+
+
+def _chunks(
+    source: Snapshot, request: ExtractRequest, check: Callable[[], None]
+) -> Sequence[Chunk]:
+    with source, Sandbox[Extraction]() as sandbox:
+        sandbox.submit(request, source.fd, check)
+        return sandbox.result(check).chunks

@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from ragstone.db.rows import Lane
+from ragstone.db.rows import Job, Lane
 
 RETRY_EVERY = 4
 """One claim in so many goes to a job that was tried before, if one is due."""
 
 LOOK_SHARE = 40
 """Looking up where the lanes begin may take one part in so many of a worker's time."""
-
 
 class Turns:
     """The lanes as far as this worker knows them.
@@ -24,8 +23,8 @@ class Turns:
     def __init__(
         self,
         look: Callable[[], Sequence[Lane]],
-        take: Callable[[Lane, int], Sequence[int]],
-        take_retry: Callable[[], Sequence[int]],
+        take: Callable[[Lane, int], Sequence[Job]],
+        take_retry: Callable[[], Sequence[Job]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._look = look
@@ -37,7 +36,7 @@ class Turns:
         self._next_look = 0.0
         self._claims = 0
 
-    def claim(self, max_jobs: int) -> list[int]:
+    def claim(self, max_jobs: int) -> list[Job]:
         """Up to so many jobs, or one that was tried before."""
         self._claims += 1
         if self._claims % RETRY_EVERY == 0 and (retry := self._take_retry()):
@@ -58,32 +57,36 @@ class Turns:
         now = self._clock()
         self._next_look = now + LOOK_SHARE * (now - started)
 
-    def _from_lanes(self, max_jobs: int) -> list[int]:
-        jobs: list[int] = []
+    def _from_lanes(self, max_jobs: int) -> list[Job]:
+        jobs: list[Job] = []
         for priority in sorted({priority for priority, _ in self._lanes}, reverse=True):
             jobs += self._from_priority(priority, max_jobs - len(jobs))
             if len(jobs) >= max_jobs:
                 break
         return jobs
 
-    def _from_priority(self, priority: int, max_jobs: int) -> list[int]:
+    def _from_priority(self, priority: int, max_jobs: int) -> list[Job]:
         """In turn, beginning with the tenant after the one that was served last."""
         last = self._last.get(priority)
         lanes = sorted(
             (lane for lane in self._lanes.values() if lane.priority == priority),
             key=lambda lane: (last is not None and lane.tenant_id <= last, lane.tenant_id),
         )
-        jobs: list[int] = []
+        jobs: list[Job] = []
         while lanes and len(jobs) < max_jobs:
             share = max(1, (max_jobs - len(jobs)) // len(lanes))
             for lane in list(lanes):
-                taken = self._take(lane, min(share, max_jobs - len(jobs)))
-                if taken:
-                    lane.job_id = max(taken) + 1
-                    self._last[priority] = lane.tenant_id
-                    jobs += taken
-                else:
+                taken = self._from_lane(lane, min(share, max_jobs - len(jobs)))
+                if not taken:
                     lanes.remove(lane)
+                jobs += taken
                 if len(jobs) >= max_jobs:
                     break
         return jobs
+
+    def _from_lane(self, lane: Lane, max_jobs: int) -> Sequence[Job]:
+        taken = self._take(lane, max_jobs)
+        if taken:
+            lane.job_id = max(job.job_id for job in taken) + 1
+            self._last[lane.priority] = lane.tenant_id
+        return taken

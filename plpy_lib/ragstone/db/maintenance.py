@@ -1,0 +1,69 @@
+"""What the nightly pass asks of the database."""
+
+from __future__ import annotations
+
+from ragstone.db.connection import Connection
+from ragstone.db.rows import StoredFile
+
+# In this order. Each call returns how many it was.
+_TASKS = {
+    "outdated documents queued": "rag._queue_outdated()",
+    "orphaned chunks removed": "rag.cleanup_orphaned_chunks()",
+    "expired versions let go": "rag._prune_versions()",
+    "old versions forgotten": "rag._prune_version_history()",
+    "old jobs forgotten": "rag._prune_history()",
+    "cached queries forgotten": (
+        "rag._evict_queries(rag.get('query_cache_entries')::pg_catalog.int4,"
+        " rag.get('query_cache_days')::pg_catalog.int4 operator(pg_catalog.*) interval '1 day')"
+    ),
+    "notes of pg_cron removed": "rag._prune_cron_history()",
+    "chunks counted for text search": "rag._fold_statistics()",
+    "contradictions found": "rag._count_problems()",
+}
+
+
+class Maintenance:
+    """The calls of the nightly pass; `tasks` are the names of what is one call each, in order."""
+
+    tasks = tuple(_TASKS)
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def perform(self, task: str) -> int:
+        """Do one of `tasks` and note it, in one transaction; returns how many it was."""
+        with self._connection.transaction():
+            started = self.now()
+            count = self._connection.value(_TASKS[task])
+            self.log(task, count, started)
+        return count
+
+    def now(self) -> str:
+        return self._connection.value("pg_catalog.clock_timestamp()::pg_catalog.text")
+
+    def log(self, task: str, count: int, started: str) -> None:
+        """Note what was done in rag.maintenance_log."""
+        self._connection.rows(
+            "select rag._log_maintenance($1, $2, $3)",
+            ["text", "int8", "timestamptz"],
+            task,
+            count,
+            started,
+        )
+
+    def files_to_check(self, last: StoredFile | None) -> list[StoredFile]:
+        """The next files after `last`, from the first where that is None."""
+        after = (last.source_id, last.document_id) if last else (0, 0)
+        rows = self._connection.rows(
+            "select * from rag._files_to_check($1, $2)", ["int4", "int8"], *after
+        )
+        return [StoredFile(**row) for row in rows]
+
+    def record_change(self, file: StoredFile) -> None:
+        """Have the document read again, behind all that waits."""
+        self._connection.rows(
+            "select rag._record_changes($1, array[$2], (-10)::pg_catalog.int2)",
+            ["int4", "text"],
+            file.source_id,
+            file.source_key,
+        )
