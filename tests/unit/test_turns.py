@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import count
 
 from ragstone.db.rows import Job, Lane
-from ragstone.worker.turns import LOOK_SHARE, RETRY_EVERY, Turns
+from ragstone.worker.turns import KEPT_EMPTY, LOOK_SHARE, RETRY_EVERY, Turns
 
 
 def job(job_id):
@@ -89,3 +89,39 @@ def test_a_dear_look_is_taken_seldom_and_work_goes_on_without():
         assert len(claim(10)) == 10
         queue.now += 0.1
     assert queue.looks * queue.look_takes <= 2 * queue.now / LOOK_SHARE
+
+
+def test_tenants_served_once_cost_an_idle_worker_nothing():
+    queue = Queue({(0, tenant): [tenant] for tenant in range(1, 5001)})
+    claim = queue.claims()
+    while claim(16):
+        pass
+    queue.takes = 0
+    for _ in range(10):
+        queue.now += 1
+        assert claim(16) == []
+    assert queue.takes == 0
+
+
+def test_tenants_served_once_cost_little_while_a_look_is_dear():
+    queue = Queue({(0, tenant): [tenant] for tenant in range(1, 5001)})
+    queue.look_takes = 60
+    claim = queue.claims()
+    while claim(16):
+        pass
+    queue.takes = 0
+    for _ in range(10):
+        assert claim(16) == []
+    assert queue.looks == 1
+    assert queue.takes <= 10 * KEPT_EMPTY
+
+
+def test_a_tenant_that_was_forgotten_is_served_after_the_next_look():
+    queue = Queue({(0, tenant): [tenant] for tenant in range(1, 101)})
+    queue.look_takes = 0.1
+    claim = queue.claims()
+    while claim(16):
+        pass
+    queue.lanes[0, 1].append(1000)
+    queue.now += 2 * LOOK_SHARE * queue.look_takes
+    assert claim(16) == [1000]

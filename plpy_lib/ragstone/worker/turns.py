@@ -13,6 +13,10 @@ RETRY_EVERY = 4
 LOOK_SHARE = 40
 """Looking up where the lanes begin may take one part in so many of a worker's time."""
 
+KEPT_EMPTY = 32
+"""So many lanes in which nothing is left are asked again before the next look."""
+
+
 class Turns:
     """The lanes as far as this worker knows them.
 
@@ -32,6 +36,8 @@ class Turns:
         self._take_retry = take_retry
         self._clock = clock
         self._lanes: dict[tuple[int, int], Lane] = {}
+        # Keys of lanes in which nothing was left, in the order in which that was seen.
+        self._empty: dict[tuple[int, int], None] = {}
         self._last: dict[int, int] = {}
         self._next_look = 0.0
         self._claims = 0
@@ -46,14 +52,14 @@ class Turns:
         return self._from_lanes(max_jobs) or list(self._take_retry())
 
     def look(self) -> None:
-        """Find the lanes anew.
+        """Find the lanes anew, and forget those in which nothing waits.
 
         It passes over what finished jobs have left in the index, which grows for as long as some
         transaction keeps vacuum from removing it; so the more it takes, the less often it is done.
         """
         started = self._clock()
-        for lane in self._look():
-            self._lanes[lane.priority, lane.tenant_id] = lane
+        self._lanes = {(lane.priority, lane.tenant_id): lane for lane in self._look()}
+        self._empty = {}
         now = self._clock()
         self._next_look = now + LOOK_SHARE * (now - started)
 
@@ -89,4 +95,16 @@ class Turns:
         if taken:
             lane.job_id = max(job.job_id for job in taken) + 1
             self._last[lane.priority] = lane.tenant_id
+            self._empty.pop((lane.priority, lane.tenant_id), None)
+        else:
+            self._note_empty(lane)
         return taken
+
+    def _note_empty(self, lane: Lane) -> None:
+        """Keep a few empty lanes, as the next look may be far off; each costs a query a claim."""
+        key = (lane.priority, lane.tenant_id)
+        self._empty.pop(key, None)
+        self._empty[key] = None
+        if len(self._empty) > KEPT_EMPTY:
+            oldest = next(iter(self._empty))
+            del self._empty[oldest], self._lanes[oldest]
