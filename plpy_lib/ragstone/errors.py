@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 Stage = Literal["read", "extract", "chunk", "embed", "store"]
 STAGES: tuple[Stage, ...] = ("read", "extract", "chunk", "embed", "store")
+
+_CODE = re.compile(r"[a-z][a-z_]{1,39}")
 
 # Text in an error can come from a hostile file; the ledger that keeps it should not grow with it.
 MAX_TEXT = 2_000
@@ -91,6 +94,8 @@ class DocumentError(Exception):
         if not all(isinstance(text, str) for text in texts) or stage not in STAGES:
             raise ValueError("not a document error")
         code, message, detail, hint = texts
+        if not _CODE.fullmatch(str(code)):
+            raise ValueError("not the code of an error")
         return cls(
             str(code),
             str(message),

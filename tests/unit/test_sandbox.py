@@ -8,10 +8,12 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import textwrap
 import time
+import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -26,10 +28,19 @@ from tokenizers import models, pre_tokenizers
 from ragstone.errors import DocumentError
 from ragstone.extract.options import Limits
 from ragstone.models.onnx import Embedder, vector_literal
+from ragstone.reading.chunk import Chunk
 from ragstone.reading.passages import Extraction
 from ragstone.sandbox import parent
 from ragstone.sandbox.parent import Sandbox, default_interpreter, default_library_paths
-from ragstone.sandbox.protocol import EmbedRequest, ExtractRequest
+from ragstone.sandbox.protocol import (
+    REPLY_HEADER,
+    EmbedRequest,
+    ExtractRequest,
+    Reply,
+    decode_reply,
+    encode_reply,
+    extraction_to_reply,
+)
 from ragstone.stores.files import snapshot
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -109,8 +120,9 @@ def read(message, fd):
     scope = {{"os": os, "sys": sys, "ctypes": ctypes, "socket": socket, "time": time}}
     exec(code, scope)
     content = json.dumps(scope.get("found"))
-    return {{"document": {{"mime_type": "text/plain", "metadata": {{}},
-             "chunks": [[content, None, 1, None, None]]}}}}
+    from ragstone.sandbox.protocol import Reply
+    document = {{"mime_type": "text/plain", "metadata": {{}}}}
+    return Reply({{"document": document}}, (1, None), (content, None, None))
 
 child.read = read
 child.__file__ = {child!r}
@@ -350,15 +362,46 @@ def test_a_killed_child_may_be_the_systems_doing_so_it_is_tried_again(
     assert (error.code, error.permanent) == ("out_of_memory", False)
 
 
+def reply(head: bytes, *columns: int, text: bytes = b"", numbers: int = 0) -> bytes:
+    """A reply as it crosses the socket, well formed or not."""
+    table = struct.pack(f"!{len(columns)}I", *columns)
+    sizes = REPLY_HEADER.pack(len(head), numbers, len(columns) - numbers, len(text))
+    return sizes + head + table + text
+
+
+DOCUMENT = b'{"document": {"mime_type": "text/plain", "metadata": {}}}'
+
+
+def error(code: str) -> bytes:
+    words = {"code": code, "message": "m", "detail": "d", "hint": "h", "stage": "extract"}
+    return reply(json.dumps({"error": words}).encode())
+
+
 @pytest.mark.parametrize(
     "answer",
     [
-        b"\xff\xff\xff\xff",
-        b"\x00\x00\x00\x02[]",
-        b"\x00\x00\x00\x03{{{",
-        b'\x00\x00\x00\x0f{"document": 1} ',
-        b"\x00\x00\x00\x02{}",
-        b'\x00\x00\x00\x0c{"error": {}}',
+        b"\xff" * 16,
+        REPLY_HEADER.pack(1_000_001, 0, 0, 0),
+        REPLY_HEADER.pack(2, 2**20, 0, 0),
+        REPLY_HEADER.pack(2, 0, 2**20, 0),
+        REPLY_HEADER.pack(2, 0, 3, 2**31),
+        reply(b"[]"),
+        reply(b"{{{"),
+        reply(b"[" * 100_000),
+        reply(b"{}"),
+        reply(b'{"document": 1}'),
+        reply(b'{"document": {"mime_type": "a\\u0000", "metadata": {}}}'),
+        reply(b'{"document": {"mime_type": "a", "metadata": {"a": {}}}}'),
+        reply(DOCUMENT, 1),
+        reply(DOCUMENT, 1, 2**31, 4, 0, 0, numbers=2, text=b"text"),
+        reply(DOCUMENT, 1, 1, 5, 0, 0, numbers=2, text=b"text"),
+        reply(DOCUMENT, 1, 1, 3, 0, 0, numbers=2, text=b"text"),
+        reply(DOCUMENT, 1, 1, 4, 0, 0, numbers=2, text=b"te\xfft"),
+        reply(DOCUMENT, 1, 1, 4, 0, 0, numbers=2, text=b"te\0t"),
+        reply(DOCUMENT, 1, 1, 0, 4, 0, numbers=2, text=b"text"),
+        reply(b'{"error": {}}'),
+        error("A code\0of any kind"),
+        error("x" * 1_000),
     ],
 )
 def test_an_answer_forged_by_the_child_reaches_nothing(
@@ -367,6 +410,66 @@ def test_an_answer_forged_by_the_child_reaches_nothing(
     error = failure(lambda: act(f"os.write(0, {answer!r})"))
     assert error.code in ("crashed", "too_large")
     assert act("found = 'next'") == "next"
+
+
+def test_an_answer_made_to_fill_the_memory_of_the_server_takes_no_more_than_its_length(
+    faulty: Sandbox, tokenizer_path: Path
+) -> None:
+    """As JSON 40 MB of empty lists were 1 GB in the backend, and seconds without a check."""
+    size = 40_000_000
+    code = f"""
+        from ragstone.sandbox.protocol import REPLY_HEADER
+        text = memoryview(b"[]," * ({size} // 3))
+        os.write(0, REPLY_HEADER.pack(0, 0, 1, len(text)))
+        while text: text = text[os.write(0, text[:100_000]):]
+        time.sleep(60)
+    """
+    limits = Limits(max_text_characters=size)
+    submit(faulty, tokenizer_path, textwrap.dedent(code).encode(), "x", limits)
+    tracemalloc.start()
+    try:
+        assert failure(lambda: faulty.result(nothing)).code in ("crashed", "timeout")
+        assert tracemalloc.get_traced_memory()[1] < 4 * size
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_cancel_is_seen_while_a_long_answer_is_taken_apart() -> None:
+    chunk = Chunk("text", "text", 4, 1, None, None)
+    found = Extraction("text/plain", None, None, None, None, {}, None, None, (chunk,) * 20_000)
+    data = encode_reply(extraction_to_reply(found))
+    looks: list[int] = []
+    header, body = data[: REPLY_HEADER.size], data[REPLY_HEADER.size :]
+    reply = decode_reply(header, body, lambda: looks.append(1))
+    assert len(looks) > 50
+    assert ExtractRequest("a", Path("/")).answer(reply) == found
+
+
+def test_a_child_that_answers_byte_by_byte_is_stopped_as_well(
+    act: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parent, "TRANSFER_SECONDS", 1.0)
+    code = """
+        import signal
+        from ragstone.sandbox.protocol import REPLY_HEADER
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        os.write(0, REPLY_HEADER.pack(2, 0, 1, 1_000_000))
+        while True:
+            os.write(0, bytes(1))
+            time.sleep(0.01)
+    """
+    assert failure(lambda: act(code, Limits(wall_seconds=60))).code == "timeout"
+
+
+def test_a_child_that_hangs_up_and_lives_on_is_ended(
+    act: Callable[..., object], faulty: Sandbox
+) -> None:
+    act("found = 1")
+    pid = faulty.pid
+    error = failure(lambda: act("for fd in range(16): os.close(fd) if fd != 1 else 0", QUICK))
+    assert error.code in ("crashed", "out_of_memory")
+    assert pid
+    assert is_gone(pid)
 
 
 def test_chunks_beyond_the_limit_are_refused(run: Run) -> None:
@@ -676,7 +779,9 @@ def test_hostile_input_costs_only_its_own_document(run: Run, sandbox: Sandbox, n
 
 
 def test_the_package_path_in_use_is_this_repositorys() -> None:
-    assert sys.modules["ragstone.sandbox.parent"].__file__ == str(PACKAGE / "ragstone" / "sandbox" / "parent.py")
+    assert sys.modules["ragstone.sandbox.parent"].__file__ == str(
+        PACKAGE / "ragstone" / "sandbox" / "parent.py"
+    )
 
 
 # The model in a child
@@ -713,8 +818,8 @@ def test_a_model_that_takes_too_long_is_stopped(model: Sandbox[list[str]]) -> No
 
 
 @pytest.mark.parametrize(
-    "vectors", [None, [], ["[1,2]", "[3]"], ["[1); drop table chunks"], ["[]"], [1], ["[1]\n"]]
+    "vectors", [[None], [], ["[1,2]", "[3]"], ["[1); drop table chunks"], ["[]"], [""], ["[1]\n"]]
 )
-def test_a_forged_vector_is_refused(vectors: object) -> None:
-    with pytest.raises((ValueError, TypeError)):
-        EmbedRequest(MODEL_DIR, ["one text"], wall_seconds=1).answer({"vectors": vectors})
+def test_a_forged_vector_is_refused(vectors: list[str | None]) -> None:
+    with pytest.raises(ValueError, match="form agreed"):
+        EmbedRequest(MODEL_DIR, ["one text"], wall_seconds=1).answer(Reply({}, texts=vectors))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -33,6 +33,7 @@ __all__ = [
 
 _MAX_LABEL = 1_000
 _MAX_VALUE = 4_000
+_MAX_METADATA = 50_000
 
 
 def extract(data: bytes, name: str, limits: Limits, ocr: Recogniser | None = None) -> Extracted:
@@ -81,7 +82,7 @@ def extract(data: bytes, name: str, limits: Limits, ocr: Recogniser | None = Non
         author=_label(found.author),
         language=_label(language),
         created=_label(found.created),
-        metadata={clean_text(k): clean_text(v)[:_MAX_VALUE] for k, v in found.metadata.items()},
+        metadata=_described(found.metadata),
         partial=_label(found.partial),
     )
 
@@ -89,6 +90,19 @@ def extract(data: bytes, name: str, limits: Limits, ocr: Recogniser | None = Non
 def _label(text: str | None) -> str | None:
     """What a file says of itself, on one line and of bounded length."""
     return " ".join(clean_text(text).split())[:_MAX_LABEL] or None if text else None
+
+
+def _described(metadata: Mapping[str, str]) -> dict[str, str]:
+    """What else it says, from the first on: no more than anybody reads."""
+    kept: dict[str, str] = {}
+    room = _MAX_METADATA
+    for name, value in metadata.items():
+        name, value = clean_text(name)[:_MAX_LABEL], clean_text(value)[:_MAX_VALUE]
+        room -= len(name) + len(value)
+        if room < 0:
+            break
+        kept[name] = value
+    return kept
 
 
 def _check_allowed(form: Format, limits: Limits) -> None:

@@ -23,13 +23,14 @@ if TYPE_CHECKING:  # nothing of the package may be imported before the limits ar
 
     import numpy as np
 
+    from ragstone.errors import DocumentError
     from ragstone.extract.model import Extracted
     from ragstone.extract.ocr import Recogniser
     from ragstone.models.onnx import Embedder
     from ragstone.models.tokens import Tokenizer
     from ragstone.reading.chunk import Similarities
     from ragstone.reading.passages import Extraction
-    from ragstone.sandbox.protocol import ExtractRequest
+    from ragstone.sandbox.protocol import ExtractRequest, Reply
 
 OUT_OF_MEMORY_EXIT = 113
 
@@ -55,7 +56,7 @@ def main() -> NoReturn:
     protections = confine(first["memory_bytes"], first["parent_pid"], readable)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     mimetypes.knownfiles.clear()  # the system's may not be read
-    answer(channel, {"protections": protections})
+    greet(channel, {"protections": protections})
     serve(channel, statm)
 
 
@@ -77,54 +78,54 @@ def serve(channel: socket.socket, statm: int) -> NoReturn:
             if fd is not None:
                 os.close(fd)
         pages = int(os.pread(statm, 200, 0).split()[1])
-        reply["seconds"] = time.monotonic() - started
-        reply["resident_bytes"] = pages * resource.getpagesize()
+        reply.head["seconds"] = time.monotonic() - started
+        reply.head["resident_bytes"] = pages * resource.getpagesize()
         data = encode_or_die(reply)
         stop_time()
         channel.sendall(data)
 
 
-def read(message: dict[str, Any], fd: int | None) -> dict[str, Any]:
+def read(message: dict[str, Any], fd: int | None) -> Reply:
     """Extract and chunk one document; every failure but want of memory becomes an answer."""
     # openpyxl takes it up where it finds it; its threads would die of the limit on processes.
     sys.modules.setdefault("numpy", None)  # type: ignore[arg-type]
     from ragstone.errors import DocumentError, Stage
     from ragstone.extract import extract
-    from ragstone.sandbox.protocol import ExtractRequest, extraction_to_dict
+    from ragstone.sandbox.protocol import ExtractRequest, extraction_to_reply
 
     stage: Stage = "extract"
     try:
         request = ExtractRequest.from_dict(message)
         found = extract(read_all(fd), request.file_name, request.limits, recogniser(request))
         stage = "chunk"
-        return {"document": extraction_to_dict(passages(found, request))}
+        return extraction_to_reply(passages(found, request))
     except MemoryError:
         raise
     except DocumentError as error:
-        return {"error": error.to_dict()}
+        return failure(error)
     except Exception as error:
         code = "damaged" if stage == "extract" else "internal"
         what = "cannot be read" if stage == "extract" else "could not be split into passages"
-        return {
-            "error": DocumentError(
-                code,
-                f"the document {what}",
-                detail=f"{type(error).__name__}: {error}",
-                stage=stage,
-            ).to_dict()
-        }
+        detail = f"{type(error).__name__}: {error}"
+        return failure(DocumentError(code, f"the document {what}", detail=detail, stage=stage))
 
 
-def embed(message: dict[str, Any]) -> dict[str, Any]:
+def failure(error: DocumentError) -> Reply:
+    from ragstone.sandbox.protocol import Reply
+
+    return Reply({"error": error.to_dict()})
+
+
+def embed(message: dict[str, Any]) -> Reply:
     """The vectors of some texts; every failure but want of memory becomes an answer."""
     from ragstone.errors import DocumentError
     from ragstone.models.onnx import ModelError, vector_literal
-    from ragstone.sandbox.protocol import EmbedRequest
+    from ragstone.sandbox.protocol import EmbedRequest, Reply
 
     try:
         request = EmbedRequest.from_dict(message)
         vectors = embedder(request.model_dir).embed(request.texts)
-        return {"vectors": [vector_literal(vector) for vector in vectors]}
+        return Reply({}, texts=[vector_literal(vector) for vector in vectors])
     except MemoryError:
         raise
     except ModelError as error:
@@ -134,8 +135,9 @@ def embed(message: dict[str, Any]) -> dict[str, Any]:
         code, what = "internal", "the document's text could not be embedded"
         detail = f"{type(error).__name__}: {error}"
     hint = "This is a fault of the installation or of ragstone: select * from rag.check();"
-    failed = DocumentError(code, what, detail=detail, hint=hint, permanent=False, stage="embed")
-    return {"error": failed.to_dict()}
+    return failure(
+        DocumentError(code, what, detail=detail, hint=hint, permanent=False, stage="embed")
+    )
 
 
 def recogniser(request: ExtractRequest) -> Recogniser | None:
@@ -227,18 +229,19 @@ def read_all(fd: int | None) -> bytes:
     return b"".join(parts)
 
 
-def encode_or_die(reply: dict[str, Any]) -> bytes:
-    from ragstone.sandbox.protocol import encode
+def encode_or_die(reply: Reply) -> bytes:
+    from ragstone.sandbox.protocol import encode_reply
 
     try:
-        return encode(reply)
+        return encode_reply(reply)
     except MemoryError:
         os._exit(OUT_OF_MEMORY_EXIT)
 
 
-def answer(channel: socket.socket, message: dict[str, Any]) -> None:
+def greet(channel: socket.socket, message: dict[str, Any]) -> None:
+    """A reply without numbers and texts, put together without the package: it loads slowly."""
     body = json.dumps(message).encode()
-    channel.sendall(len(body).to_bytes(4, "big") + body)
+    channel.sendall(len(body).to_bytes(4, "big") + bytes(12) + body)
 
 
 def receive(channel: socket.socket) -> tuple[bytes, int | None]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import os
 import select
 import signal
@@ -23,7 +22,16 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from ragstone.errors import DocumentError
-from ragstone.sandbox.protocol import HEADER, Request, encode
+from ragstone.sandbox.protocol import (
+    REPLY_HEADER,
+    Bounds,
+    Reply,
+    ReplyTooLarge,
+    Request,
+    decode_reply,
+    encode,
+    reply_bytes,
+)
 
 # A cancel is due within a quarter second; the caller's check is made at least this often.
 SLICE_MS = 50
@@ -174,7 +182,7 @@ class Sandbox(Generic[Answer]):
             if not self._greeted:
                 self._greet(check)
                 deadline = min(deadline, time.monotonic() + _allowance(pending.request))
-            reply = self._receive(check, deadline, pending.request.max_reply_bytes)
+            reply = self._receive(check, deadline, pending.request.bounds)
             return self._understand(reply, pending.request)
         except _Died:
             raise self._cause_of_death(pending.request) from None
@@ -265,36 +273,31 @@ class Sandbox(Generic[Answer]):
     def _greet(self, check: Callable[[], None]) -> None:
         if self._greeted:
             return
-        hello = self._receive(check, time.monotonic() + START_SECONDS, 10_000)
-        names = hello.get("protections")
+        hello = self._receive(check, time.monotonic() + START_SECONDS, Bounds())
+        names = hello.head.get("protections")
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise _Died
         self._protections = tuple(names)
         self._greeted = True
 
-    def _receive(
-        self, check: Callable[[], None], deadline: float, max_bytes: int
-    ) -> dict[str, Any]:
+    def _receive(self, check: Callable[[], None], deadline: float, bounds: Bounds) -> Reply:
         """One message. Raises _Died, also after killing a child that broke the rules."""
-        head = self._read(HEADER.size, check, deadline)
-        size = HEADER.unpack(head)[0]
-        if size > max_bytes:
+        header = bytes(self._read(REPLY_HEADER.size, check, deadline))
+        try:
+            size = reply_bytes(header, bounds)
+            body = self._read(size, check, time.monotonic() + TRANSFER_SECONDS)
+            return decode_reply(header, body, check)
+        except ReplyTooLarge as error:
             self.close()
             raise DocumentError(
                 "too_large",
                 "the document's text is larger than may be handed on",
-                detail=f"The answer has {size:,} bytes; the limit is {max_bytes:,}.",
+                detail=str(error),
                 hint="Split the document.",
-            )
-        body = self._read(size, check, time.monotonic() + TRANSFER_SECONDS)
-        try:
-            message = json.loads(body)
-        except (ValueError, RecursionError):
-            message = None
-        if not isinstance(message, dict):
+            ) from None
+        except (ValueError, RecursionError) as error:
             self.close()
-            raise _malformed("not a JSON object")
-        return message
+            raise _malformed(f"{type(error).__name__}: {error}") from None
 
     def _read(self, size: int, check: Callable[[], None], deadline: float) -> bytearray:
         assert self._channel is not None
@@ -303,11 +306,11 @@ class Sandbox(Generic[Answer]):
         data = bytearray()
         while len(data) < size:
             check()
+            if time.monotonic() > deadline:  # also where bytes keep coming, one by one
+                self.close()
+                raise _timeout()
             if not poll.poll(SLICE_MS):
                 self._note_memory()
-                if time.monotonic() > deadline:
-                    self.close()
-                    raise _timeout()
                 continue
             try:
                 part = self._channel.recv(min(size - len(data), _READ_BYTES))
@@ -327,15 +330,15 @@ class Sandbox(Generic[Answer]):
             pages = Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()[0]
             self._most_bytes = max(self._most_bytes, int(pages) * _PAGE_BYTES)
 
-    def _understand(self, reply: dict[str, Any], request: Request[Answer]) -> Answer:
-        resident = reply.get("resident_bytes")
+    def _understand(self, reply: Reply, request: Request[Answer]) -> Answer:
+        resident = reply.head.get("resident_bytes")
         if isinstance(resident, int) and resident > self._memory_bytes // 2:
             self._requests = self._max_requests
-        seconds = reply.get("seconds")
+        seconds = reply.head.get("seconds")
         self.seconds = seconds if isinstance(seconds, float) and 0 <= seconds < 1e6 else 0.0
         try:
-            if "error" in reply:
-                raise DocumentError.from_dict(reply["error"])
+            if "error" in reply.head:
+                raise DocumentError.from_dict(reply.head["error"])
             return request.answer(reply)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             self.close()
@@ -419,8 +422,11 @@ def default_library_paths() -> list[Path]:
 
 
 def _reap(process: subprocess.Popen[bytes]) -> int:
-    """The wait status of a child that is dead or dying; kills it where it lingers."""
-    patience = time.monotonic() + 2.0
+    """The wait status of a child that is dead or dying; kills it where it only hung up.
+
+    One that is dying keeps the status it dies with, killed or not.
+    """
+    patience = time.monotonic() + 0.2
     while True:
         try:
             pid, status = os.waitpid(process.pid, os.WNOHANG)

@@ -1,6 +1,8 @@
-"""What the backend and its sandboxed children say to each other: length-prefixed JSON, plus one fd.
+"""What the backend and its sandboxed children say to each other.
 
-There are two kinds of request: read a document, and embed texts.
+There are two kinds of request, as length-prefixed JSON: read a document, whose descriptor comes
+with it, and embed texts. The reply is a little JSON, and columns of numbers and texts that are not:
+parsing the JSON of a hostile child takes 24 times its length of memory, and no cancel is seen then.
 
 Everything that comes from a child is taken for hostile and checked for form.
 """
@@ -10,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -20,6 +22,11 @@ from ragstone.reading.chunk import Chunk, ChunkSpec
 from ragstone.reading.passages import Extraction
 
 HEADER = struct.Struct("!I")
+# Of a reply: bytes of its JSON, how many numbers, how many texts, bytes of all texts.
+REPLY_HEADER = struct.Struct("!IIII")
+_MAX_HEAD_BYTES = 1_000_000
+_NONE = 0xFFFFFFFF  # in place of a number, or of a text's length
+_TEXTS_A_CHECK = 1_000
 
 # What comparing the sentences of the longest document takes; the child's clock goes batch by batch.
 SEMANTIC_SECONDS = 900.0
@@ -30,6 +37,28 @@ CPU = (Path("/proc/cpuinfo"), Path("/sys/devices/system/cpu"))
 _VECTOR = re.compile(r"\[[-+.0-9e,]+\]")
 
 Answer_co = TypeVar("Answer_co", covariant=True)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The most that a reply may hold."""
+
+    numbers: int = 0
+    texts: int = 0
+    text_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a child answers; who asked knows what the numbers and texts are."""
+
+    head: dict[str, Any]
+    numbers: Sequence[int | None] = ()
+    texts: Sequence[str | None] = ()
+
+
+class ReplyTooLarge(Exception):
+    """More text than may be handed on; the text says how much."""
 
 
 class Request(Protocol[Answer_co]):
@@ -54,9 +83,9 @@ class Request(Protocol[Answer_co]):
         """Files and folders that the child must read, beside the libraries."""
 
     @property
-    def max_reply_bytes(self) -> int: ...
+    def bounds(self) -> Bounds: ...
     def to_dict(self) -> dict[str, Any]: ...
-    def answer(self, reply: dict[str, Any]) -> Answer_co:
+    def answer(self, reply: Reply) -> Answer_co:
         """What the child's reply says; raises ValueError, KeyError or TypeError on nonsense."""
 
 
@@ -113,9 +142,11 @@ class ExtractRequest:
         return self.chunk_spec.strategy == "semantic"
 
     @property
-    def max_reply_bytes(self) -> int:
-        """Text, its overlap and its embedding text, at up to 4 bytes a character, and the rows."""
-        return 12 * self.limits.max_text_characters + 200 * self.limits.max_chunks + 1_000_000
+    def bounds(self) -> Bounds:
+        """Text, its overlap and its embedding text, at up to 4 bytes a character, and sections."""
+        chunks = self.limits.max_chunks
+        text_bytes = 12 * self.limits.max_text_characters + 200 * chunks + 1_000_000
+        return Bounds(_NUMBERS * chunks, _TEXTS * chunks, text_bytes)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -143,8 +174,8 @@ class ExtractRequest:
             ocr=Ocr(**data["ocr"]) if data["ocr"] else None,
         )
 
-    def answer(self, reply: dict[str, Any]) -> Extraction:
-        return extraction_from_dict(reply["document"], self)
+    def answer(self, reply: Reply) -> Extraction:
+        return extraction_from_reply(reply)
 
 
 @dataclass(frozen=True)
@@ -176,9 +207,9 @@ class EmbedRequest:
         return [self.model_dir, *CPU]
 
     @property
-    def max_reply_bytes(self) -> int:
+    def bounds(self) -> Bounds:
         """A number takes at most 14 characters; pgvector has up to 16,000 of them in a vector."""
-        return 14 * 16_000 * len(self.texts) + 1_000
+        return Bounds(texts=len(self.texts), text_bytes=14 * 16_000 * len(self.texts) + 1_000)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -193,46 +224,107 @@ class EmbedRequest:
     def from_dict(cls, data: dict[str, Any]) -> EmbedRequest:
         return cls(Path(data["model_dir"]), data["texts"], data["wall_seconds"])
 
-    def answer(self, reply: dict[str, Any]) -> list[str]:
-        vectors = reply["vectors"]
-        if len(vectors) != len(self.texts) or not all(map(_VECTOR.fullmatch, vectors)):
+    def answer(self, reply: Reply) -> list[str]:
+        vectors = [text for text in reply.texts if text and _VECTOR.fullmatch(text)]
+        if not len(vectors) == len(reply.texts) == len(self.texts):
             raise ValueError("the vectors are not of the form agreed")
-        return list(vectors)
+        return vectors
+
+
+# Of a chunk there are so many numbers (tokens, page) and texts (content, text to embed, section).
+_NUMBERS, _TEXTS = 2, 3
 
 
 def encode(message: dict[str, Any]) -> bytes:
     """One message as bytes, its length first."""
-    body = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    body = _json(message)
     return HEADER.pack(len(body)) + body
 
 
-def extraction_to_dict(extraction: Extraction) -> dict[str, Any]:
-    """Chunks go as rows; the text to embed only where it differs from the content."""
-    data = {name: getattr(extraction, name) for name in extraction.__dataclass_fields__}
-    data["chunks"] = [
-        [
-            chunk.content,
-            None if chunk.embed_text == chunk.content else chunk.embed_text,
-            chunk.token_count,
-            chunk.page_number,
-            chunk.section,
-        ]
-        for chunk in extraction.chunks
-    ]
-    return data
+def encode_reply(reply: Reply) -> bytes:
+    """A reply as bytes, its header first."""
+    head = _json(reply.head)
+    texts = [None if text is None else text.encode("utf-8", "replace") for text in reply.texts]
+    lengths = [_NONE if text is None else len(text) for text in texts]
+    numbers = [_NONE if number is None else number for number in reply.numbers]
+    body = b"".join(text for text in texts if text is not None)
+    table = struct.pack(f"!{len(numbers) + len(lengths)}I", *numbers, *lengths)
+    sizes = REPLY_HEADER.pack(len(head), len(numbers), len(texts), len(body))
+    return b"".join((sizes, head, table, body))
 
 
-def extraction_from_dict(data: dict[str, Any], request: ExtractRequest) -> Extraction:
-    """Raises ValueError where the child did not keep to the form or to the limits."""
-    rows = data.get("chunks")
-    metadata = data.get("metadata")
-    if not isinstance(rows, list) or not isinstance(metadata, dict):
-        raise ValueError("chunks or metadata are missing")
-    if len(rows) > request.limits.max_chunks:
-        raise ValueError("more chunks than allowed")
-    mime_type = _text(data.get("mime_type"))
-    if mime_type is None:
-        raise ValueError("the type is missing")
+def reply_bytes(header: bytes, bounds: Bounds) -> int:
+    """How many bytes come after this header; raises ValueError, ReplyTooLarge beyond the bounds."""
+    head, numbers, texts, text_bytes = REPLY_HEADER.unpack(header)
+    if head > _MAX_HEAD_BYTES or numbers > bounds.numbers or texts > bounds.texts:
+        raise ValueError("the answer is larger than agreed")
+    if text_bytes > bounds.text_bytes:
+        raise ReplyTooLarge(
+            f"The answer has {text_bytes:,} bytes; the limit is {bounds.text_bytes:,}."
+        )
+    return int(head + 4 * (numbers + texts) + text_bytes)
+
+
+def decode_reply(header: bytes, body: bytes | bytearray, check: Callable[[], None]) -> Reply:
+    """The reply of this header and body; raises ValueError where it is not of the form agreed.
+
+    `check` is called every few milliseconds.
+    """
+    head, numbers, texts, text_bytes = REPLY_HEADER.unpack(header)
+    message = json.loads(body[:head])
+    if not isinstance(message, dict):
+        raise ValueError("not a JSON object")
+    check()
+    table = struct.unpack_from(f"!{numbers + texts}I", body, head)
+    lengths = table[numbers:]
+    if sum(length for length in lengths if length != _NONE) != text_bytes:
+        raise ValueError("the texts are not as long as was said")
+    found: list[str | None] = []
+    start = len(body) - text_bytes
+    for length in lengths:
+        if len(found) % _TEXTS_A_CHECK == 0:
+            check()
+        if length == _NONE:
+            found.append(None)
+            continue
+        found.append(str(body[start : start + length], "utf-8"))
+        start += length
+    columns = [None if number == _NONE else number for number in table[:numbers]]
+    return Reply(message, columns, found)
+
+
+def _json(message: dict[str, Any]) -> bytes:
+    return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def extraction_to_reply(extraction: Extraction) -> Reply:
+    """The text to embed goes only where it differs from the content."""
+    names = [name for name in extraction.__dataclass_fields__ if name != "chunks"]
+    numbers: list[int | None] = []
+    texts: list[str | None] = []
+    for chunk in extraction.chunks:
+        numbers += (chunk.token_count, chunk.page_number)
+        embed_text = None if chunk.embed_text == chunk.content else chunk.embed_text
+        texts += (chunk.content, embed_text, chunk.section)
+    return Reply({"document": {name: getattr(extraction, name) for name in names}}, numbers, texts)
+
+
+def extraction_from_reply(reply: Reply) -> Extraction:
+    """Raises ValueError where the child did not keep to the form."""
+    data = reply.head["document"]
+    metadata, mime_type = data.get("metadata"), _text(data.get("mime_type"))
+    if not isinstance(metadata, dict) or mime_type is None:
+        raise ValueError("metadata or type are missing")
+    count = len(reply.texts) // _TEXTS
+    if len(reply.texts) != _TEXTS * count or len(reply.numbers) != _NUMBERS * count:
+        raise ValueError("the chunks are not of the form agreed")
+    chunks = (
+        _chunk(
+            reply.numbers[_NUMBERS * place : _NUMBERS * (place + 1)],
+            reply.texts[_TEXTS * place : _TEXTS * (place + 1)],
+        )
+        for place in range(count)
+    )
     return Extraction(
         mime_type=mime_type,
         title=_text(data.get("title")),
@@ -242,15 +334,13 @@ def extraction_from_dict(data: dict[str, Any], request: ExtractRequest) -> Extra
         metadata={str(_text(key)): str(_text(value)) for key, value in metadata.items()},
         pages=_number(data.get("pages")),
         partial=_text(data.get("partial")),
-        chunks=tuple(_chunk(row) for row in rows),
+        chunks=tuple(chunks),
     )
 
 
-def _chunk(row: Any) -> Chunk:
-    if not isinstance(row, list) or len(row) != 5:
-        raise ValueError("a chunk is not of the form agreed")
-    content, embed_text = _text(row[0]), _text(row[1])
-    tokens = _number(row[2])
+def _chunk(numbers: Sequence[int | None], texts: Sequence[str | None]) -> Chunk:
+    tokens, page = map(_number, numbers)
+    content, embed_text, section = map(_text, texts)
     if not content or tokens is None:
         raise ValueError("a chunk is empty")
     return Chunk(
@@ -258,8 +348,8 @@ def _chunk(row: Any) -> Chunk:
         embed_text=content if embed_text is None else embed_text,
         char_count=len(content),
         token_count=tokens,
-        page_number=_number(row[3]),
-        section=_text(row[4]),
+        page_number=page,
+        section=section,
     )
 
 
