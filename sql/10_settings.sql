@@ -1,49 +1,88 @@
 -- Settings: their definitions, who may change them, and what a tenant has.
 
 create or replace function rag._setting_definitions()
-  returns table (name text, kind text, default_value text, minimum numeric, maximum numeric, unit text, per_tenant boolean, description text)
+  returns table (name text, kind text, default_value text, minimum numeric, maximum numeric, unit text, per_tenant boolean,
+                 description text)
   language sql immutable parallel safe
   set search_path = pg_catalog, pg_temp
 as $sql$
+  -- Each description continues the sentence "name is …", which rag.set() puts into its hint.
   values
-    ('document_root',            'folder',   null,         null, null,      null,         false, 'the only folder from which document files are read'),
-    ('allowed_types',            'types',    '*',          null, null,      null,         true,  'mime types that are taken in, such as application/pdf,text/*; * is all that can be read'),
-    ('max_file_bytes',           'integer',  '50000000',   1,    1e9,       'bytes',      true,  'largest document that is read'),
-    ('max_inflated_bytes',       'integer',  '200000000',  1,    1e10,      'bytes',      true,  'most that a compressed document may unpack to'),
-    ('max_pages',                'integer',  '2000',       1,    1e6,       'pages',      true,  'most pages, slides or sheets of one document'),
-    ('max_text_characters',      'integer',  '10000000',   1000, 1e8,       'characters', true,  'most text of one document'),
-    ('max_chunks',               'integer',  '50000',      1,    1e6,       'chunks',     true,  'most chunks of one document'),
-    ('max_tenant_documents',     'integer',  null,         0,    1e12,      'documents',  true,  'most documents of one tenant'),
-    ('max_tenant_bytes',         'integer',  null,         0,    1e15,      'bytes',      true,  'most bytes of one tenant''s documents together'),
-    ('max_tenant_chunks_per_day','integer',  null,         0,    1e12,      'chunks',     true,  'most chunks made for one tenant within 24 hours'),
-    ('extraction_memory_bytes',  'integer',  '536870912',  134217728, 1e11, 'bytes',      false, 'address space of the extraction child'),
-    ('extraction_cpu_s',         'integer',  '60',         1,    86400,     's',          true,  'CPU time for extracting one document'),
-    ('extraction_wall_s',        'integer',  '120',        1,    86400,     's',          true,  'wall time for extracting one document'),
-    ('ocr_page_s',               'integer',  '20',         1,    3600,      's',          true,  'longest that recognising one page may take, where OCR is on; a page over it is left out'),
-    ('ocr_document_s',           'integer',  '1800',       1,    86400,     's',          true,  'longest that recognising all pages of one document may take; those after it are left out'),
-    ('max_attempts',             'integer',  '5',          1,    100,       'attempts',   false, 'attempts before a job is dead'),
-    ('retry_delays_s',           'integers', '30,120,300,900,3600', 0, 1e6, 's',          false, 'wait before each further attempt; the last one repeats'),
-    ('claim_documents',          'integer',  '16',         1,    1000,      'documents',  false, 'most documents a worker claims at once'),
-    ('poll_interval_ms',         'integer',  '250',        10,   60000,     'ms',         false, 'how often an idle worker looks for work'),
-    ('worker_lifetime_s',        'integer',  '120',        1,    86400,     's',          false, 'a worker started by pg_cron ends after this long, and pg_cron starts the next'),
-    ('retain_versions',          'integer',  '1',          0,    1000,      'versions',   false, 'superseded versions of a document whose chunks are kept for rag.restore_version()'),
-    ('version_history_days',     'integer',  '90',         0,    36500,     'days',       false, 'how long failed and superseded versions without chunks are listed'),
-    ('workers_paused',           'boolean',  'off',        null, null,      null,         false, 'on: workers take no new documents until it is off again'),
-    ('worker_max_documents',     'integer',  '10000',      0,    1e9,       'documents',  false, 'a worker started by pg_cron ends after so many documents, 0: never'),
-    ('worker_max_memory_bytes',  'integer',  '2147483648', 0,    1e13,      'bytes',      false, 'a worker started by pg_cron ends when it holds more private memory, its child processes included; 0: never'),
-    ('min_available_memory_bytes','integer', '268435456',  0,    1e13,      'bytes',      false, 'workers take no new documents while the machine has less memory available'),
-    ('job_time_limit_s',         'integer',  '3600',       1,    1e6,       's',          false, 'longest that one attempt at a document may take, all stages together'),
-    ('model_idle_s',             'integer',  '60',         0,    86400,     's',          false, 'an idle worker ends its child processes, and with them the model, after this long'),
-    ('job_history_days',         'integer',  '30',         0,    36500,     'days',       false, 'how long finished jobs can be looked up'),
-    ('query_cache_entries',      'integer',  '10000',      0,    1e7,       'queries',    false, 'most query embeddings kept'),
-    ('query_cache_days',         'integer',  '30',         0,    36500,     'days',       false, 'unused query embeddings are dropped after this long'),
-    ('log_min_duration_ms',      'integer',  null,         0,    1e9,       'ms',         false, 'documents that take at least so long, and all that fail, leave a line in the server''s log; 0: all, null: none'),
-    ('status_notifications',     'boolean',  'off',        null, null,      null,         false, 'notify channel document_status of every job that ends'),
-    ('notifications',            'boolean',  'off',        null, null,      null,         false, 'notify channel document_changes of every changed document')
+    ('document_root', 'folder', null, null, null, null, false,
+     'the only folder from which document files are read'),
+    ('allowed_types', 'types', '*', null, null, null, true,
+     'the list of mime types that are accepted, such as application/pdf,text/*; * accepts every type that can be read'),
+    ('max_file_bytes', 'integer', '50000000', 1, 1e9, 'bytes', true,
+     'the largest size of a document, in bytes'),
+    ('max_inflated_bytes', 'integer', '200000000', 1, 1e10, 'bytes', true,
+     'the largest size to which a compressed document may unpack, in bytes'),
+    ('max_pages', 'integer', '2000', 1, 1e6, 'pages', true,
+     'the largest number of pages, slides or sheets of one document'),
+    ('max_text_characters', 'integer', '10000000', 1000, 1e8, 'characters', true,
+     'the largest amount of text of one document, in characters'),
+    ('max_chunks', 'integer', '50000', 1, 1e6, 'chunks', true,
+     'the largest number of chunks of one document'),
+    ('max_tenant_documents', 'integer', null, 0, 1e12, 'documents', true,
+     'the largest number of documents of one tenant; null means no limit'),
+    ('max_tenant_bytes', 'integer', null, 0, 1e15, 'bytes', true,
+     'the largest total size of one tenant''s documents, in bytes; null means no limit'),
+    ('max_tenant_chunks_per_day', 'integer', null, 0, 1e12, 'chunks', true,
+     'the largest number of chunks made for one tenant within 24 hours; null means no limit'),
+    ('extraction_memory_bytes', 'integer', '536870912', 134217728, 1e11, 'bytes', false,
+     'the largest address space of the child process that reads documents, in bytes'),
+    ('extraction_cpu_s', 'integer', '60', 1, 86400, 's', true,
+     'the longest CPU time for reading one document, in seconds'),
+    ('extraction_wall_s', 'integer', '120', 1, 86400, 's', true,
+     'the longest elapsed time for reading one document, in seconds'),
+    ('ocr_page_s', 'integer', '20', 1, 3600, 's', true,
+     'the longest time for recognising one page where OCR is on, in seconds; a page that takes longer is left out'),
+    ('ocr_document_s', 'integer', '1800', 1, 86400, 's', true,
+     'the longest time for recognising all pages of one document, in seconds; the remaining pages are left out'),
+    ('max_attempts', 'integer', '5', 1, 100, 'attempts', false,
+     'the number of attempts after which a job is dead'),
+    ('retry_delays_s', 'integers', '30,120,300,900,3600', 0, 1e6, 's', false,
+     'the list of waits before each further attempt, in seconds; the last one repeats'),
+    ('claim_documents', 'integer', '16', 1, 1000, 'documents', false,
+     'the largest number of documents that a worker claims at once'),
+    ('poll_interval_ms', 'integer', '250', 10, 60000, 'ms', false,
+     'the interval at which an idle worker looks for work, in milliseconds'),
+    ('worker_lifetime_s', 'integer', '120', 1, 86400, 's', false,
+     'the time after which a worker started by pg_cron ends, in seconds; pg_cron then starts the next one'),
+    ('retain_versions', 'integer', '1', 0, 1000, 'versions', false,
+     'the number of superseded versions of a document whose chunks are kept for rag.restore_version()'),
+    ('version_history_days', 'integer', '90', 0, 36500, 'days', false,
+     'the number of days for which failed versions, and superseded versions without chunks, are listed'),
+    ('workers_paused', 'boolean', 'off', null, null, null, false,
+     'a switch; while it is on, workers take no new documents'),
+    ('worker_max_documents', 'integer', '10000', 0, 1e9, 'documents', false,
+     'the number of documents after which a worker started by pg_cron ends; 0 means no limit'),
+    ('worker_max_memory_bytes', 'integer', '2147483648', 0, 1e13, 'bytes', false,
+     'the private memory of a worker and its child processes, in bytes, above which a worker started by pg_cron ends;'
+      ' 0 means no limit'),
+    ('min_available_memory_bytes', 'integer', '268435456', 0, 1e13, 'bytes', false,
+     'the available memory of the machine, in bytes, below which workers take no new documents'),
+    ('job_time_limit_s', 'integer', '3600', 1, 1e6, 's', false,
+     'the longest time for one attempt at a document, all stages together, in seconds'),
+    ('model_idle_s', 'integer', '60', 0, 86400, 's', false,
+     'the time after which an idle worker ends its child processes and so unloads the model, in seconds'),
+    ('job_history_days', 'integer', '30', 0, 36500, 'days', false,
+     'the number of days for which finished jobs can be looked up'),
+    ('query_cache_entries', 'integer', '10000', 0, 1e7, 'queries', false,
+     'the largest number of query embeddings that are kept'),
+    ('query_cache_days', 'integer', '30', 0, 36500, 'days', false,
+     'the number of days after which an unused query embedding is dropped'),
+    ('log_min_duration_ms', 'integer', null, 0, 1e9, 'ms', false,
+     'the processing time from which a document is reported in the server''s log, in milliseconds; failed documents are'
+      ' reported too; 0 means all documents, null means none'),
+    ('status_notifications', 'boolean', 'off', null, null, null, false,
+     'a switch; while it is on, each job that ends is announced on the channel document_status'),
+    ('notifications', 'boolean', 'off', null, null, null, false,
+     'a switch; while it is on, each document that changes is announced on the channel document_changes')
 $sql$;
 
 create or replace view rag.settings as
-  select d.name, t.tenant_id, coalesce(s.value, d.default_value) as value, d.unit, d.default_value, s.name is not null as changed, d.description
+  select d.name, t.tenant_id, coalesce(s.value, d.default_value) as value, d.unit, d.default_value,
+         s.name is not null as changed, d.description
   from rag._setting_definitions() d
   cross join lateral (
     select null::bigint as tenant_id
@@ -52,9 +91,11 @@ create or replace view rag.settings as
   ) t
   left join rag._settings s on s.name = d.name and s.tenant_id is not distinct from t.tenant_id;
 comment on view rag.settings is
-  'all settings with value, unit, default and meaning, and those that one tenant has otherwise; change one with rag.set(name, value)';
+  'all settings with value, unit, default and meaning, and the values that differ for one tenant; change one with rag.set(name, value)';
 
-create or replace function rag._definition(name text, tenant_id bigint, out kind text, out default_value text, out minimum numeric, out maximum numeric, out description text)
+create or replace function rag._definition(
+    name text, tenant_id bigint,
+    out kind text, out default_value text, out minimum numeric, out maximum numeric, out description text)
   language plpgsql stable
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
@@ -77,13 +118,13 @@ begin
 end
 $plpgsql$;
 comment on function rag._definition(text, bigint) is
-  'what a setting is; raises 42704 for a name that is none, 22023 for a tenant''s where tenants have none';
+  'the definition of a setting; raises 42704 for an unknown name, 22023 if a tenant is given and the setting is the same for all tenants';
 
 create or replace function rag._caller() returns name
   language sql stable
   set search_path = pg_catalog, pg_temp
 as $sql$ select case current_setting('role') when 'none' then session_user else current_setting('role')::name end $sql$;
-comment on function rag._caller() is 'who is asking, within a function that runs with the rights of its owner';
+comment on function rag._caller() is 'the role that calls, also within a function that runs with the rights of its owner';
 
 create or replace function rag.get(name text, tenant_id bigint default null) returns text
   language plpgsql stable
@@ -100,16 +141,17 @@ begin
     _default);
 end
 $plpgsql$;
-comment on function rag.get(text, bigint) is 'value of a setting, for one tenant where that is given; raises 42704 for a name that is none';
+comment on function rag.get(text, bigint) is 'value of a setting, for one tenant if one is given; raises 42704 for an unknown name';
 
 create or replace function rag._folder_hint(path text) returns text
   language sql immutable
   set search_path = pg_catalog, pg_temp
 as $sql$
-  select format('As root: namei -l %s; shows who may enter each folder. The server''s account must be let into all of them, and read the last. Or choose another: select rag.set(''document_root'', ''/folder/of/the/documents'');',
+  select format('Type as root: namei -l %s; it shows who may enter each folder. The server''s account must be able to enter all'
+                ' of them and to read the last one. Or choose another: select rag.set(''document_root'', ''/folder/of/the/documents'');',
                 '''' || replace(path, '''', '''\''''') || '''')
 $sql$;
-comment on function rag._folder_hint(text) is 'how to find out why the server cannot use the folder';
+comment on function rag._folder_hint(text) is 'a hint: how to find out why the server cannot use the folder';
 
 create or replace function rag._store_setting(name text, value text, tenant_id bigint) returns text
   language plpgsql
@@ -129,11 +171,12 @@ begin
     when 'integer'  then rag._integer_problem(_store_setting.value, _definition.minimum, _definition.maximum)
     when 'integers' then (select min(rag._integer_problem(part, _definition.minimum, _definition.maximum))
                           from string_to_table(_store_setting.value, ',') part)
-    when 'boolean'  then case when lower(_store_setting.value) not in ('on', 'off') then 'it is on or off' end
+    when 'boolean'  then case when lower(_store_setting.value) not in ('on', 'off') then 'the value must be on or off' end
     when 'types'    then case when _store_setting.value !~ '^(\*|[a-z]+/[a-z0-9.+*-]+)(,(\*|[a-z]+/[a-z0-9.+*-]+))*$'
-                              then 'it is a list of mime types with commas between and no spaces' end
+                              then 'the value must be a list of mime types, separated by commas, without spaces' end
   end;
-  _hint := format('It is %s. Back to its default: select rag.set(%L, null);', _definition.description, _store_setting.name);
+  _hint := format('%s is %s. To return to the default, type: select rag.set(%L, null);',
+                  _store_setting.name, _definition.description, _store_setting.name);
   if _definition.kind = 'folder' then
     select p.problem, coalesce(p.hint, rag._folder_hint(_store_setting.value)) into _problem, _hint
       from rag._folder_problem(_store_setting.value) p;
@@ -154,12 +197,12 @@ begin
 end
 $plpgsql$;
 comment on function rag._store_setting(text, text, bigint) is
-  'checks and keeps the value of a setting (null: forgets it), and returns the value now in force';
+  'checks and stores the value of a setting (null: removes it), and returns the value now in force';
 
 create or replace function rag._set(name text, value text, tenant_id bigint) returns text
   language plpgsql
-  -- SECURITY DEFINER: whoever may change settings can neither store a value that was not checked, nor
-  -- ask Python about folders.
+  -- SECURITY DEFINER: a role that may change settings can neither store an unchecked value nor ask
+  -- Python about folders.
   security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
@@ -170,7 +213,7 @@ begin
   return rag._store_setting(_set.name, _set.value, _set.tenant_id);
 end
 $plpgsql$;
-comment on function rag._set(text, text, bigint) is 'rag.set() of all but the document root';
+comment on function rag._set(text, text, bigint) is 'rag.set() for all settings except the document root';
 
 create or replace function rag._set_document_root(value text, tenant_id bigint) returns text
   language plpgsql
@@ -207,19 +250,19 @@ begin
 end
 $plpgsql$;
 comment on function rag.set(text, text, bigint) is
-  'changes a setting, for all or for one tenant (value null: back to what it was without), and returns the value now in force; raises'
-  ' 42704 for an unknown name, 22023 for a value it cannot have, 42501 for the document root without pg_read_server_files';
+  'changes a setting, for all or for one tenant, and returns the value now in force; null as the value removes the change. Raises 42704'
+  ' for an unknown name, 22023 for an invalid value, 42501 for the document root without pg_read_server_files';
 
 create or replace function rag._integer_problem(value text, minimum numeric, maximum numeric) returns text
   language sql immutable
   set search_path = pg_catalog, pg_temp
 as $sql$
   select case
-    when value !~ '^\s*\d{1,18}\s*$'                                 then 'it is a whole number'
-    when value::numeric < minimum or value::numeric > maximum then format('it is from %s to %s', minimum, maximum)
+    when value !~ '^\s*\d{1,18}\s*$' then 'the value must be a whole number'
+    when value::numeric < minimum or value::numeric > maximum then format('the value must be from %s to %s', minimum, maximum)
   end
 $sql$;
-comment on function rag._integer_problem(text, numeric, numeric) is 'why the text is no whole number in the range, or null where it is';
+comment on function rag._integer_problem(text, numeric, numeric) is 'why the text is not a whole number in the range; null if it is one';
 
 create or replace function rag._settings_of(tenant_id bigint) returns table (name text, value text)
   language sql stable
@@ -230,4 +273,4 @@ as $sql$
   left join rag._settings g on g.name = d.name and g.tenant_id is null
   left join rag._settings t on t.name = d.name and t.tenant_id = _settings_of.tenant_id
 $sql$;
-comment on function rag._settings_of(bigint) is 'all settings as they are for a tenant (null: for everybody)';
+comment on function rag._settings_of(bigint) is 'all settings with the values that a tenant has (null: the values for everybody)';

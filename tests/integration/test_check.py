@@ -217,7 +217,7 @@ def test_a_folder_that_cannot_be_read_comes_with_a_command_that_shows_why(db, fo
     with pytest.raises(psycopg.errors.InvalidParameterValue) as error:
         db.execute("select rag.set('document_root', %s)", [folder])
     hint = error.value.diag.message_hint
-    command = hint.removeprefix("As root: ").partition(";")[0]
+    command = hint.removeprefix("Type as root: ").partition(";")[0]
     assert shlex.split(command) == ["namei", "-l", folder]
 
 
