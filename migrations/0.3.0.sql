@@ -4,3 +4,29 @@
 drop function if exists rag._claimed_jobs(bigint[]);
 drop function if exists rag._claim_jobs(integer, smallint, bigint, bigint, integer);
 drop function if exists rag._claim_retry(integer);
+
+-- A question is parsed once per search and passed on in this form.
+create type rag._question_words as (
+  text_search_config text,
+  lexemes            tsvector,
+  foreign_stop_words smallint[]
+);
+comment on type rag._question_words is
+  'lexemes of a question by one text search configuration, and the positions at which a stop word of another language stands';
+
+create type rag._question as (
+  plain    text,
+  required text[],
+  excluded text,
+  words    rag._question_words[]
+);
+comment on type rag._question is
+  'a parsed question: the text that ranks, the phrases that a passage must have, the words that it must not have, and the lexemes of plain'
+  ' in each language in use';
+
+drop function if exists rag._query_lexemes(text, rag.pipelines);
+drop function if exists rag._text_condition(text[], text, text[]);
+drop function if exists rag._search_hits(vector, text, rag._search_options, tsquery, rag.pipelines);
+drop function if exists rag._words_to_mark(text, text, text);
+drop function if exists rag._snippet(text, text, text);
+drop function if exists rag._search_results(rag._search_hit[], text, rag._search_options, rag.pipelines);

@@ -10,7 +10,7 @@ on conflict (name) do update
 
 create or replace function rag.embed(content text, model text default null) returns vector
   language plpgsql stable parallel restricted
-  -- SECURITY DEFINER: Python is called only with the name of a model that exists.
+  -- SECURITY DEFINER: callers may not call Python themselves. Here they can do so only with an existing model.
   security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
@@ -30,5 +30,5 @@ begin
 end
 $plpgsql$;
 comment on function rag.embed(text, text) is
-  'embedding of a text by a model (default: that of the active pipeline), of the model''s dimension and length 1; a text over the model''s'
-  ' max_tokens is cut there, with a notice; raises 42704 for an unknown model';
+  'the embedding of a text by a model (default: the model of the active pipeline); it has the model''s dimension and the length 1. A text'
+  ' longer than the model''s max_tokens is cut there, with a notice. Raises 42704 for an unknown model';

@@ -1,4 +1,4 @@
--- Questions: their words, phrases and exclusions, and the conditions and lexemes made of them.
+-- Questions: each is parsed once, into words, phrases and exclusions. Conditions and weights are made of those.
 
 create or replace function rag._parse_query(query_text text, out plain text, out required text[], out excluded text)
   language plpgsql immutable parallel safe
@@ -9,7 +9,9 @@ declare
   _term      constant text := '(?:"[^"]+"|[^\s"]+)';
   _rest      text;
 begin
-  -- As phones and word processors write them.
+  -- The model reads only the beginning of a long text, so the words are taken from there too.
+  query_text := left(query_text, 10000);
+  -- Phones and word processors write curly and angle quotes, and spaces of other widths.
   query_text := translate(query_text, '“”„‟«»＂', repeat('"', 7));
   if octet_length(query_text) > length(query_text) and getdatabaseencoding() = 'UTF8' then
     query_text := regexp_replace(query_text, '[\u00a0\u1680\u2000-\u200b\u202f\u205f\u3000\ufeff]', ' ', 'g');
@@ -20,7 +22,7 @@ begin
   end if;
   _rest := regexp_replace(query_text, _excluding, '\1', 'g');
   if _rest !~ '[[:alnum:]]' then
-    -- Nothing but exclusions: --verbose is then what is looked for.
+    -- There are only exclusions. The question is then the text itself, such as --verbose.
     return;
   end if;
   select string_agg(m[2], ' or ') into excluded from regexp_matches(query_text, _excluding, 'g') m;
@@ -31,12 +33,12 @@ begin
 end
 $plpgsql$;
 comment on function rag._parse_query(text) is
-  'takes a question apart as people type them: plain is what ranks, required each "exact phrase" (with its alternatives by or), excluded'
-  ' what stands behind a minus sign';
+  'parses a question, of which the first 10,000 characters count: plain is the text that ranks, required has each "exact phrase" with its'
+  ' alternatives (or), excluded is what follows a minus sign';
 
 create or replace function rag._text_search_configs(pipeline rag.pipelines) returns text[]
   language plpgsql stable
-  -- SECURITY DEFINER: the table of document frequencies is closed; which languages are in use is not told by it alone.
+  -- SECURITY DEFINER: callers cannot read the table of document frequencies. This gives out only which languages are in use.
   security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
@@ -48,7 +50,7 @@ begin
 end
 $plpgsql$;
 comment on function rag._text_search_configs(rag.pipelines) is
-  'text search configurations of a pipeline''s chunks, in each of which a question is analysed';
+  'text search configurations of a pipeline''s chunks; a question is analysed by each of them';
 
 create or replace function rag._phrase(phrase text, text_search_config text) returns tsquery
   language plpgsql stable
@@ -72,7 +74,7 @@ begin
     _last := _next.place;
     _count := _count + 1;
   end loop;
-  -- A code of which a part is a stop word, such as IT-2024-01, would be any code with the other parts.
+  -- Where a part of a code is a stop word, as in IT-2024-01, its other parts alone would match other codes too.
   if cardinality(_codes) = 1 and replace(lower(_whole), _codes[1], '') !~ '[[:alnum:]]' then
     _code := rag._lexeme_query(_codes);
     return case when _count = (select count(*) from unnest(to_tsvector('simple', rag._parsable(_whole))) u, unnest(u.positions))
@@ -82,7 +84,7 @@ begin
 end
 $plpgsql$;
 comment on function rag._phrase(text, text) is
-  'words one after another, in a language; a code as a whole or by its words; null where all are stop words';
+  'a query for words that follow each other, in one language; a code matches as a whole or by its words; null if all are stop words';
 
 create or replace function rag._in_any_language(phrase text, text_search_configs text[], out query tsquery, out undecided text[])
   language plpgsql stable
@@ -103,8 +105,8 @@ begin
 end
 $plpgsql$;
 comment on function rag._in_any_language(text, text[]) is
-  'a phrase in each of the languages, null where it is all stop words in all; undecided are those in which it is, where there is no'
-  ' telling whether it is in a passage';
+  'a query for a phrase in any of the languages, null if it consists of stop words in all of them; undecided lists the languages in which'
+  ' it consists of stop words: there it cannot be decided whether a passage has it';
 
 create or replace function rag._alternatives(terms text) returns setof text
   language sql immutable
@@ -114,35 +116,42 @@ as $sql$
   from regexp_matches(terms, '"[^"]+"|[^\s"]+', 'g') m
   where lower(m[1]) <> 'or' and m[1] ~ '[[:alnum:]]'
 $sql$;
-comment on function rag._alternatives(text) is 'what stands between or';
+comment on function rag._alternatives(text) is 'the terms between or';
 
-create or replace function rag._text_condition(required text[], excluded text, text_search_configs text[]) returns tsquery
+create or replace function rag._text_condition(question rag._question) returns tsquery
   language plpgsql stable
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
+  _configs   constant text[] := array(select w.text_search_config from unnest(question.words) w);
   _condition tsquery;
   _any       tsquery;
   _terms     text;
   _term      record;
   _ignored   text[];
 begin
-  foreach _terms in array coalesce(required, '{}') loop
+  foreach _terms in array coalesce(question.required, '{}') loop
     _any := null;
-    for _term in select a as phrase, f.query, f.undecided from rag._alternatives(_terms) a, rag._in_any_language(a, text_search_configs) f loop
+    for _term in
+      select a as phrase, f.query, f.undecided
+      from rag._alternatives(_terms) a, rag._in_any_language(a, _configs) f
+    loop
       if _term.query is null then
         _ignored := _ignored || format('"%s"', _term.phrase);
       else
         _any := coalesce(_any || _term.query, _term.query);
         if _term.undecided is not null then
-          -- Passages of these languages are let through: rag._search_filter() puts this in.
+          -- Passages of these languages pass: rag._search_filter() adds this lexeme to theirs.
           _any := _any || rag._lexeme_query(array(select '~~' || u from unnest(_term.undecided) u));
         end if;
       end if;
     end loop;
     _condition := coalesce(_condition && _any, _condition, _any);
   end loop;
-  for _term in select a as phrase, f.query from rag._alternatives(excluded) a, rag._in_any_language(a, text_search_configs) f loop
+  for _term in
+    select a as phrase, f.query
+    from rag._alternatives(question.excluded) a, rag._in_any_language(a, _configs) f
+  loop
     if _term.query is null then
       _ignored := _ignored || ('-' || case when _term.phrase ~ '\s' then format('"%s"', _term.phrase) else _term.phrase end);
     else
@@ -150,13 +159,13 @@ begin
     end if;
   end loop;
   if _ignored is not null then
-    raise notice 'ignored, as there are only stop words in it: %', array_to_string(_ignored, ', ');
+    raise notice 'ignored, because it consists of stop words: %', array_to_string(_ignored, ', ');
   end if;
   return _condition;
 end
 $plpgsql$;
-comment on function rag._text_condition(text[], text, text[]) is
-  'what a passage must match, null where that is nothing; a notice says what is ignored';
+comment on function rag._text_condition(rag._question) is
+  'the query that a passage must match, null if there is no condition; a notice says what is ignored';
 
 create or replace function rag._foreign_stop_words(query_text text, text_search_configs text[])
   returns table (text_search_config text, positions smallint[])
@@ -177,12 +186,13 @@ begin
     from unnest(text_search_configs) as c (config) cross join word w
     where to_tsvector(c.config::regconfig, w.lexeme) = ''
     group by c.config
-    -- Few of them are no sign of the language: 'do' and 'an' are words in Vietnamese, and an Indonesian asks for The Beatles.
+    -- A few do not show the language: 'do' and 'an' are Vietnamese words, and an Indonesian question can name The Beatles.
     having 3 * count(*) >= (select count(*) from word)
   ), stop_word as materialized (
     select w.* from word w where w.lexeme in (select unnest(s.stop_words) from spoken s)
   ), own as (
-    -- The language that most of the stop words are of: what caused the war, in English and German, asks for war in English.
+    -- The language with the most of the stop words: 'what caused the war', with English and German in use, is English.
+    -- So 'war', a German stop word, is still asked for in English.
     select case when count(*) = 1 then min(s.config) end as config
     from spoken s where s.count = (select max(m.count) from spoken m)
   )
@@ -192,31 +202,51 @@ begin
 end
 $plpgsql$;
 comment on function rag._foreign_stop_words(text, text[]) is
-  'where in a question words stand that are stop words in some language, for each language in which they shall not be asked for; none'
-  ' where there are no other words';
+  'positions of words in a question that are stop words of some language, for each language in which they must not be asked for; no rows'
+  ' if the question has no other words';
 
-create or replace function rag._query_lexemes(query_text text, pipeline rag.pipelines) returns rag._query_lexeme[]
+create or replace function rag._parsed_question(query_text text, pipeline rag.pipelines) returns rag._question
   language plpgsql stable
-  -- SECURITY DEFINER: document frequencies are over all tenants, and the table of them, which would
-  -- tell what words others use, stays closed.
-  security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _configs constant text[] := rag._text_search_configs(pipeline);
+  _configs  constant text[] := rag._text_search_configs(pipeline);
+  _question rag._question;
+begin
+  select p.plain, p.required, p.excluded into _question.plain, _question.required, _question.excluded
+  from rag._parse_query(query_text) p;
+  _question.words := array(
+    select row(c.config, rag._analyze(_question.plain, c.config, is_question => true), s.positions)::rag._question_words
+    from unnest(_configs) as c (config)
+    left join rag._foreign_stop_words(_question.plain, _configs) s on s.text_search_config = c.config);
+  return _question;
+end
+$plpgsql$;
+comment on function rag._parsed_question(text, rag.pipelines) is
+  'a question parsed and analysed in each language of a pipeline; a search calls this once and passes the result on';
+
+create or replace function rag._query_lexemes(question rag._question, pipeline rag.pipelines) returns rag._query_lexeme[]
+  language plpgsql stable
+  -- SECURITY DEFINER: document frequencies count all tenants, and the table of them would show which
+  -- words others use. Callers cannot read it.
+  security definer
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
 begin
   -- idf = ln(1 + (N − n + ½) / (n + ½)), as in Lucene: never negative.
   return array(
-    select row(u.lexeme, c.config, cardinality(u.positions), coalesce(l.chunks, 0),
-               ln(1 + (greatest(coalesce(t.chunks, 0) - coalesce(l.chunks, 0), 0) + 0.5) / (coalesce(l.chunks, 0) + 0.5)))::rag._query_lexeme
-    from unnest(_configs) as c (config)
-    cross join lateral unnest(rag._analyze(query_text, c.config, is_question => true)) u
-    left join rag._foreign_stop_words(query_text, _configs) s on s.text_search_config = c.config
-    left join rag._lexemes t on t.pipeline_id = pipeline.pipeline_id and t.lexeme = '' and t.text_search_config = c.config
-    left join rag._lexemes l on l.pipeline_id = pipeline.pipeline_id and l.lexeme = u.lexeme and l.text_search_config = c.config
-    where s.positions is null or not u.positions <@ s.positions);
+    select row(u.lexeme, w.text_search_config, cardinality(u.positions), coalesce(l.chunks, 0),
+               ln(1 + (greatest(coalesce(t.chunks, 0) - coalesce(l.chunks, 0), 0) + 0.5) / (coalesce(l.chunks, 0) + 0.5))
+           )::rag._query_lexeme
+    from unnest(question.words) w
+    cross join lateral unnest(w.lexemes) u
+    left join rag._lexemes t
+      on t.pipeline_id = pipeline.pipeline_id and t.lexeme = '' and t.text_search_config = w.text_search_config
+    left join rag._lexemes l
+      on l.pipeline_id = pipeline.pipeline_id and l.lexeme = u.lexeme and l.text_search_config = w.text_search_config
+    where w.foreign_stop_words is null or not u.positions <@ w.foreign_stop_words);
 end
 $plpgsql$;
-comment on function rag._query_lexemes(text, rag.pipelines) is
-  'lexemes of a query in each language in use, how often each is in it, in how many chunks of the language it occurs, and its inverse'
+comment on function rag._query_lexemes(rag._question, rag.pipelines) is
+  'lexemes of a question in each language in use: how often the question has each, how many chunks of the language have it, and its inverse'
   ' document frequency there';

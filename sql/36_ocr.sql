@@ -1,4 +1,4 @@
--- Recognition of pages that are pictures.
+-- Text recognition (OCR) of pages that are pictures.
 
 create or replace function rag._require_ocr(languages text) returns void
   language plpgsql
@@ -7,8 +7,9 @@ as $plpgsql$
 declare
   _found record;
 begin
-  -- Null is what the caller has already; what is none of Tesseract's names the table's check refuses.
-  if _require_ocr.languages is null or _require_ocr.languages = 'off' or _require_ocr.languages !~ '^[A-Za-z]\w{2,30}(\+[A-Za-z]\w{2,30}){0,9}$' then
+  -- Null means that nothing changes. Names that Tesseract cannot have are refused by the table's check.
+  if _require_ocr.languages is null or _require_ocr.languages = 'off'
+     or _require_ocr.languages !~ '^[A-Za-z]\w{2,30}(\+[A-Za-z]\w{2,30}){0,9}$' then
     return;
   end if;
   select * into _found from rag._ocr_problem(_require_ocr.languages);
@@ -20,11 +21,11 @@ begin
   end if;
 end
 $plpgsql$;
-comment on function rag._require_ocr(text) is 'raises 42704 where the server''s Tesseract does not have these languages';
+comment on function rag._require_ocr(text) is 'raises 42704 if the server''s Tesseract does not have these languages';
 
 create or replace function rag.set_ocr(languages text, pipeline text default 'active') returns bigint
   language plpgsql
-  -- SECURITY DEFINER: pipelines and jobs are written by ragstone alone.
+  -- SECURITY DEFINER: only functions of ragstone may write pipelines and jobs.
   security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
@@ -37,11 +38,11 @@ begin
   begin
     update rag.pipelines p set ocr = set_ocr.languages where p.pipeline_id = _pipeline.pipeline_id;
   exception when check_violation or not_null_violation then
-    raise exception 'these are no languages: "%"', coalesce(set_ocr.languages, 'null')
+    raise exception 'these are not names of languages: "%"', coalesce(set_ocr.languages, 'null')
       using errcode = 'invalid_parameter_value',
-            hint    = 'Type Tesseract''s names, as in: select rag.set_ocr(''eng+deu''); or to turn it off: select rag.set_ocr(''off'');';
+            hint    = 'Type Tesseract''s names: select rag.set_ocr(''eng+deu''); or turn it off: select rag.set_ocr(''off'');';
   end;
-  -- What was recognised stays found when it is turned off.
+  -- When it is turned off, text that was recognised before stays.
   if set_ocr.languages <> 'off' then
     update rag.document_versions v
        set fingerprint = null
@@ -55,13 +56,13 @@ begin
       exit when _batch = 0;
       _queued := _queued + _batch;
     end loop;
-    -- Also where nothing has changed: a worker may have been reading one when it last did.
+    -- This is done even if the languages are the same: a worker may have read a document while they changed.
     _queued := _queued + rag.retry(pipeline => _pipeline.name, error_code => 'no_text');
   end if;
   return _queued;
 end
 $plpgsql$;
 comment on function rag.set_ocr(text, text) is
-  'has pages that are pictures recognised in these languages, by Tesseract''s names such as eng or eng+deu; off turns it off. Documents'
-  ' without text, or with pages without, are read again, and their number is returned. Raises 42704 for a language that is not installed'
-  ' or an unknown pipeline, 22023 for what is no language';
+  'turns on text recognition for pages that are pictures, in languages by Tesseract''s names such as eng or eng+deu; off turns it off.'
+  ' Documents without text, or with pages without text, are read again; their number is returned. Raises 42704 for a language that is not'
+  ' installed or an unknown pipeline, 22023 for an invalid name of a language';

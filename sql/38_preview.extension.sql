@@ -1,4 +1,4 @@
--- What a text or a file would become, without storing it.
+-- Preview: the passages of a text or a file, without storing them.
 
 create or replace function rag.preview_chunks(
     content   text default null,
@@ -14,7 +14,7 @@ from ragstone.server.preview import preview_chunks
 return preview_chunks(Plpy(plpy), content, file_path, pipeline, file_name)
 $python$;
 comment on function rag.preview_chunks(text, text, text, text) is
-  'the passages that a text, or a file below the document root, would become in a pipeline (active: the one in use), read in the same'
-  ' confined process as by a worker; nothing is stored. file_name tells what kind of text content is, such as notes.md. Raises 22023 where'
-  ' not exactly one of content and file_path is given or pipeline is null, 42704 for an unknown pipeline, 22000 for a document that cannot'
+  'the passages that a pipeline (active: the one in use) would make of a text, or of a file below the document root. It is read in the same'
+  ' confined process as by a worker, and nothing is stored. file_name tells the format of content, such as notes.md. Raises 22023 unless'
+  ' exactly one of content and file_path is given, and if pipeline is null; 42704 for an unknown pipeline, 22000 for a document that cannot'
   ' be read';

@@ -1,11 +1,11 @@
--- Search: candidates of the vector index and of the words.
+-- Search: candidates, found by the vector index and by words.
 
 create or replace function rag._query_weights(lexemes rag._query_lexeme[]) returns text
   language plpgsql stable
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 begin
-  -- A thousand words say what is asked for, and a sparsevec has an end.
+  -- The size of a sparsevec is limited, so at most the 1,000 words with the highest weight count.
   return (
     select '{' || string_agg(w.index || ':' || w.weight, ',' order by w.index) || '}/268435456'
     from (select rag._lexeme_index(l.lexeme, l.text_search_config) as index, max(l.occurrences * l.idf)::real as weight
@@ -14,7 +14,7 @@ begin
 end
 $plpgsql$;
 comment on function rag._query_weights(rag._query_lexeme[]) is
-  'idf of each lexeme of a query as a sparsevec''s text form; null where there is none';
+  'idf of each lexeme of a question, in the text form of a sparsevec; null if no chunk has any of them';
 
 create or replace function rag._lexeme_query(lexemes text[]) returns tsquery
   language plpgsql immutable
@@ -24,7 +24,7 @@ begin
   return (select string_agg('''' || replace(replace(l, '\', '\\'), '''', '''''') || '''', '|') from unnest(lexemes) l);
 end
 $plpgsql$;
-comment on function rag._lexeme_query(text[]) is 'any of the lexemes';
+comment on function rag._lexeme_query(text[]) is 'a query that matches any of the lexemes';
 
 create or replace function rag._rarest_lexemes(lexemes rag._query_lexeme[], bound float) returns text[]
   language plpgsql stable
@@ -41,8 +41,8 @@ begin
 end
 $plpgsql$;
 comment on function rag._rarest_lexemes(rag._query_lexeme[], float) is
-  'the rarest lexemes of a query until their chunks add up to the bound: a chunk with only the others is hardly among the best (the idea'
-  ' of MaxScore, Turtle and Flood 1995)';
+  'the rarest lexemes of a question, as many as have together no more chunks than the bound, and at least one; a chunk that has only the'
+  ' other lexemes is hardly among the best (the idea of MaxScore, Turtle and Flood 1995)';
 
 create or replace function rag._oversampling(pipeline rag.pipelines) returns integer
   language sql immutable
@@ -57,7 +57,7 @@ create or replace function rag._has_vector_index(pipeline rag.pipelines) returns
   set search_path = pg_catalog, pg_temp
 as $sql$ select pipeline.index_method <> 'none' and not pipeline.index_deferred $sql$;
 comment on function rag._has_vector_index(rag.pipelines) is
-  'false for index_method none and while the index is deferred: then comparing all is faster, and exact';
+  'whether searches use the vector index; with index_method none, and while the index is deferred, they compare all vectors';
 
 create or replace function rag._dense_candidates(
     from_sql text, query_embedding vector, options rag._search_options, condition tsquery, pipeline rag.pipelines,
@@ -76,12 +76,12 @@ begin
     _order := format('%s operator(%I.%s) %s', rag._indexed_vector(pipeline, 'c.embedding'), _vector,
                      case pipeline.quantization when 'binary' then '<~>' else '<=>' end, rag._indexed_vector(pipeline, '$3'));
     if pipeline.quantization = 'binary' then
-      -- One bit a dimension finds the neighbourhood; who is nearest in it the whole vectors say.
+      -- The index has one bit for each dimension. It finds more chunks than wanted, which the stored vectors then rank.
       _sql := 'select array(select c.chunk_id from (select c.chunk_id, c.embedding from %1$s order by %2$s limit %5$s) c
                             order by c.embedding operator(%4$I.<=>) $3 limit %3$s)';
     end if;
   else
-    -- Zero added, the order is no longer that of the index, and all that pass the filter are compared.
+    -- Adding 0 keeps the planner off the index, so that all chunks that pass the filter are compared.
     _order := format('(c.embedding operator(%I.<=>) $3) + 0', _vector);
   end if;
   execute format(_sql, from_sql, _order, wanted, _vector, wanted * rag._oversampling(pipeline))
@@ -90,21 +90,21 @@ begin
 end
 $plpgsql$;
 comment on function rag._dense_candidates(text, vector, rag._search_options, tsquery, rag.pipelines, integer, boolean) is
-  'the nearest chunks, by the vector index or by comparing all';
+  'the nearest chunks that pass a filter, by the vector index or by comparing all';
 
 create or replace function rag._text_candidates(
     from_sql text, weights text, lexemes text[], options rag._search_options, condition tsquery, wanted integer)
   returns bigint[]
   language plpgsql stable
   set search_path = pg_catalog, pg_temp
-  -- The planner counts a comparison of lexemes as cheap, but each has to be fetched and unpacked: 80
-  -- times the time of the index at 5,000 chunks.
+  -- The planner underestimates comparing lexemes: each row must be fetched and decompressed. At 5,000
+  -- chunks a sequential scan takes 80 times as long as the index.
   set enable_seqscan = 'off'
 as $plpgsql$
 declare
   _found bigint[];
 begin
-  -- By rag._matches(), as the index is, which row security would not let the core's @@ use.
+  -- With row security, the core's @@ could not use the index. The operator rag.@@ is leakproof and can.
   execute format('select array(select c.chunk_id from %s and c.content_tsv operator(rag.@@) $4
                                order by c.content_bm25 operator(%I.<#>) $3::%2$I.sparsevec limit %3$s)',
                  from_sql, rag._vector_schema(), wanted)
@@ -113,7 +113,7 @@ begin
 end
 $plpgsql$;
 comment on function rag._text_candidates(text, text, text[], rag._search_options, tsquery, integer) is
-  'the chunks with any of the lexemes that have the best BM25 by all of them';
+  'the chunks with the best BM25 among those that pass a filter and have any of the lexemes';
 
 create or replace function rag._exact_candidates(
     from_sql text, query_embedding vector, weights text, options rag._search_options, condition tsquery, wanted integer, most bigint)
@@ -138,7 +138,7 @@ begin
 end
 $plpgsql$;
 comment on function rag._exact_candidates(text, vector, text, rag._search_options, tsquery, integer, bigint) is
-  'the best chunks of both legs among all that pass the filter; null where these are more than most';
+  'the best chunks of both legs, by scoring all that pass the filter; null if more than most pass';
 
 create or replace function rag._estimated_chunks(pipeline rag.pipelines) returns float
   language sql stable
@@ -148,6 +148,33 @@ as $sql$
 $sql$;
 comment on function rag._estimated_chunks(rag.pipelines) is 'how many chunks a pipeline has, as of the last analyze; at least 1';
 
+create or replace function rag._text_leg_candidates(
+    from_sql text, lexemes rag._query_lexeme[], weights text, options rag._search_options, condition tsquery,
+    chunks float, matching float, wanted integer, needed integer)
+  returns bigint[]
+  language plpgsql stable
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  -- How many chunks may be scored: enough for 96 % of the exact top 10, see bench/search.md. A filter
+  -- discards most of what the lexemes find, so with one up to 20 times as many may be scored.
+  _unfiltered constant float := least(greatest(10 * sqrt(chunks), 3000), 30000);
+  _bound      float := least(_unfiltered * chunks / matching, 20 * _unfiltered);
+  _found      bigint[];
+begin
+  -- While too few chunks are found, more of the common words are added, the rarer ones first.
+  loop
+    _found := rag._text_candidates(from_sql, weights, rag._rarest_lexemes(lexemes, _bound), options, condition, wanted);
+    exit when cardinality(_found) >= needed or _bound = 'infinity';
+    _bound := case when _bound < chunks then 10 * _bound else 'infinity' end;
+  end loop;
+  return _found;
+end
+$plpgsql$;
+comment on function rag._text_leg_candidates(
+    text, rag._query_lexeme[], text, rag._search_options, tsquery, float, float, integer, integer) is
+  'candidates by words: those of the rarest words, and of the common ones too while fewer than needed are found';
+
 create or replace function rag._candidates(
     query_embedding vector, lexemes rag._query_lexeme[], weights text, options rag._search_options, condition tsquery,
     pipeline rag.pipelines, wanted integer)
@@ -156,53 +183,48 @@ create or replace function rag._candidates(
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _filter     constant text  := rag._search_filter(options, condition);
-  _from       constant text  := format('rag.document_chunks c where c.pipeline_id = %s%s', pipeline.pipeline_id, _filter);
-  _chunks     constant float := rag._estimated_chunks(pipeline);
-  _by_index   constant boolean := wanted <= 10000 and rag._has_vector_index(pipeline);
-  -- Chunks whose BM25 is computed: 96 % of the exact top 10 and more, see docs/search.md.
-  _text_bound float;
-  _needed     integer;
-  _matching   float;
-  _few        bigint;
-  _dense      bigint[] := '{}';
-  _lexical    bigint[] := '{}';
-  _found      bigint[];
+  _filter   constant text    := rag._search_filter(options, condition);
+  _from     constant text    := format('rag.document_chunks c where c.pipeline_id = %s%s', pipeline.pipeline_id, _filter);
+  _chunks   constant float   := rag._estimated_chunks(pipeline);
+  _by_index constant boolean := wanted <= 10000 and rag._has_vector_index(pipeline);
+  _matching float    := _chunks;
+  _few      bigint;
+  _exact    bigint[];
+  _dense    bigint[] := '{}';
+  _lexical  bigint[] := '{}';
 begin
-  _text_bound := least(greatest(10 * sqrt(_chunks), 3000), 30000);
-  _matching := _chunks;
+  -- With a selective filter, all chunks that pass are scored.
   if _filter <> '' or row_security_active('rag.document_chunks') then
     _matching := least(rag._estimated_rows(_from, options, condition), _chunks);
-    -- Where comparing all that match costs as much as walking the index until enough match, see
-    -- docs/search.md. An estimate can be wrong: four times as many are looked at, and no more.
+    -- Scoring this many costs as much as walking the index until enough chunks pass, see bench/search.md.
     _few := greatest(3000, sqrt(1200 * _chunks));
     if _matching <= _few then
-      _found := rag._exact_candidates(_from, query_embedding, weights, options, condition, wanted, 4 * _few);
-      if _found is not null then
-        return _found;
+      -- The estimate can be wrong. If more than four times as many pass, the search goes on below.
+      _exact := rag._exact_candidates(_from, query_embedding, weights, options, condition, wanted, 4 * _few);
+      if _exact is not null then
+        return _exact;
       end if;
     end if;
   end if;
 
+  -- The dense leg. The index gives up at hnsw.max_scan_tuples, before it has found enough chunks that
+  -- pass a selective filter. Then all are compared.
   if query_embedding is not null then
-    -- The index gives up at hnsw.max_scan_tuples; a filter it is blind to can hide the rest.
     _dense := rag._dense_candidates(_from, query_embedding, options, condition, pipeline, wanted, _by_index);
     if cardinality(_dense) < wanted and _by_index then
       _dense := rag._dense_candidates(_from, query_embedding, options, condition, pipeline, wanted, false);
     end if;
   end if;
+
+  -- The text leg. Without the dense leg it must fill the page by itself.
   if weights is not null and options.mode <> 'semantic' then
-    _text_bound := least(_text_bound * _chunks / _matching, 20 * _text_bound);
-    -- Alone, this leg has to fill the page, if it takes the common words, the rarer of them first.
-    _needed := case when query_embedding is not null then 0 when options.max_per_document is null then options.match_count else wanted end;
-    loop
-      _lexical := rag._text_candidates(_from, weights, rag._rarest_lexemes(lexemes, _text_bound), options, condition, wanted);
-      exit when cardinality(_lexical) >= _needed or _text_bound = 'infinity';
-      _text_bound := case when _text_bound < _chunks then 10 * _text_bound else 'infinity' end;
-    end loop;
+    _lexical := rag._text_leg_candidates(_from, lexemes, weights, options, condition, _chunks, _matching, wanted,
+      needed => case when query_embedding is not null then 0
+                     when options.max_per_document is null then options.match_count
+                     else wanted end);
   end if;
   return _dense || _lexical;
 end
 $plpgsql$;
 comment on function rag._candidates(vector, rag._query_lexeme[], text, rag._search_options, tsquery, rag.pipelines, integer) is
-  'chunks worth scoring: up to as many of each leg as are wanted, that many wherever they exist';
+  'the chunks that are scored: as many candidates of each leg as are wanted, or all there are';

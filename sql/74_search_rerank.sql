@@ -1,9 +1,9 @@
 -- Search: reranking by a cross-encoder.
 
 create or replace function rag._rerank_scores(query_text text, passages text[], model text) returns float[]
-  -- Not for a parallel plan, in which no exception can be handled.
+  -- Not parallel safe: a parallel worker cannot handle an exception.
   language plpgsql stable strict
-  -- SECURITY DEFINER: a searching role calls Python only with the name of a reranker that exists.
+  -- SECURITY DEFINER: callers may not call Python themselves. Here they can do so only with an existing reranker.
   security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
@@ -18,11 +18,12 @@ exception
     raise exception 'reranker "%" cannot be used', model
       using errcode = 'external_routine_exception',
             detail  = regexp_replace(sqlerrm, '^[A-Za-z_.]+: ', ''),
-            hint    = 'Its folder, location in rag.models, must hold model.onnx and tokenizer.json, which the server''s account can read, and the model give one score a passage. To search without it, leave rerank out.';
+            hint    = 'The folder that location in rag.models names must hold model.onnx and tokenizer.json, the server''s account must be'
+                      ' able to read them, and the model must give one score for each passage. To search without it, leave rerank out.';
 end
 $plpgsql$;
 comment on function rag._rerank_scores(text, text[], text) is
-  'rag._rerank() for roles that may search; raises 42704 for a model that is no reranker, 38000 for one that cannot be used';
+  'rag._rerank() for roles that may search; raises 42704 for an unknown reranker, 38000 for one that cannot be used';
 
 create or replace function rag._reranked(hits rag._search_hit[], query_text text, options rag._search_options, pipeline rag.pipelines)
   returns rag._search_hit[]
@@ -45,4 +46,5 @@ as $sql$
     from numbered n join score s on s.position = n.position
     order by s.score desc, n.place)
 $sql$;
-comment on function rag._reranked(rag._search_hit[], text, rag._search_options, rag.pipelines) is 'the hits in the order of a reranker';
+comment on function rag._reranked(rag._search_hit[], text, rag._search_options, rag.pipelines) is
+  'the hits, ordered by the score of a reranker';

@@ -1,51 +1,54 @@
--- Search: how its parts are put together, and what applications call.
+-- Search: the parts put together, and the functions that applications call.
 
 create or replace function rag._set_index_effort(pipeline rag.pipelines, wanted integer) returns void
   language sql
   set search_path = pg_catalog, pg_temp
 as $sql$
-  -- The more passages, the more lie nearly as near as the nearest: from 100,000 on it looks further, a
-  -- thousandth of them, which costs less than it finds: see docs/search.md.
-  select set_config('hnsw.ef_search', least(greatest(wanted * rag._oversampling(pipeline),
-                    coalesce((pipeline.index_options ->> 'ef_search')::integer, (rag._estimated_chunks(pipeline) / 1000)::integer)), 1000)::text, true),
+  -- Among more passages, more lie nearly as close as the nearest. So from 100,000 passages on the index
+  -- looks at a thousandth of them: see bench/search.md.
+  select set_config('hnsw.ef_search',
+                    least(greatest(wanted * rag._oversampling(pipeline),
+                                   coalesce((pipeline.index_options ->> 'ef_search')::integer,
+                                            (rag._estimated_chunks(pipeline) / 1000)::integer)), 1000)::text, true),
          set_config('ivfflat.probes', coalesce(pipeline.index_options ->> 'probes',
                     ceil(sqrt(coalesce((pipeline.index_options ->> 'lists')::integer, 100)))::text), true);
 $sql$;
 comment on function rag._set_index_effort(rag.pipelines, integer) is
-  'how far the vector index looks, until the end of a caller that sets these itself';
+  'sets how far the vector index looks, until the end of the calling function if that function sets these parameters itself';
 
 create or replace function rag._search_hits(
-    query_embedding vector, query_text text, options rag._search_options, condition tsquery, pipeline rag.pipelines)
+    query_embedding vector, question rag._question, options rag._search_options, pipeline rag.pipelines)
   returns rag._search_hit[]
   language plpgsql stable
   set search_path = pg_catalog, pg_temp
-  -- Local to this function. A filtered scan of the vector index goes on until it has enough rows.
+  -- These hold within this function. A filtered scan of the vector index goes on until it has enough rows.
   set hnsw.iterative_scan = 'strict_order'
   set hnsw.max_scan_tuples = '100000'
   set hnsw.ef_search = '100'
   set ivfflat.iterative_scan = 'relaxed_order'
   set ivfflat.probes = '10'
-  -- Compiling takes longer than the statements.
+  -- Compiling would take longer than running the statements.
   set jit = 'off'
 as $plpgsql$
 declare
-  -- Of each leg. More than asked for, as the best of the fused ranking may stand lower in each.
+  -- Candidates of each leg. More than asked for, because the best of both legs may stand lower in each.
   _wanted     integer := greatest(100, 2 * options.match_count);
-  _lexemes    constant rag._query_lexeme[] := case when query_text ~ '\S' then rag._query_lexemes(query_text, pipeline) end;
+  _condition  constant tsquery := rag._text_condition(question);
+  _lexemes    constant rag._query_lexeme[] := rag._query_lexemes(question, pipeline);
   _weights    constant text := rag._query_weights(_lexemes);
   _candidates bigint[];
   _hits       rag._search_hit[];
   _unseen     float;
 begin
-  if options.mode = 'hybrid' and options.semantic_weight is null and rag._asks_for_code(query_text, _lexemes, pipeline) then
+  if options.mode = 'hybrid' and options.semantic_weight is null and rag._asks_for_code(question.plain, _lexemes, pipeline) then
     options.semantic_weight := 0.2;
   end if;
   loop
     perform rag._set_index_effort(pipeline, _wanted);
-    _candidates := rag._candidates(query_embedding, _lexemes, _weights, options, condition, pipeline, _wanted);
+    _candidates := rag._candidates(query_embedding, _lexemes, _weights, options, _condition, pipeline, _wanted);
     select f.hits, f.most_unseen into _hits, _unseen
     from rag._fuse(_candidates, query_embedding, _weights, options, pipeline, _wanted) f;
-    -- One long document can be all of the candidates: then more are needed, as long as there are more that may score enough.
+    -- All candidates can be of one long document. Then more are fetched, while unseen passages could reach min_score.
     exit when options.max_per_document is null or cardinality(_hits) >= options.match_count or cardinality(_candidates) < _wanted
            or _unseen < options.min_score;
     _wanted := 8 * _wanted;
@@ -53,7 +56,8 @@ begin
   return _hits;
 end
 $plpgsql$;
-comment on function rag._search_hits(vector, text, rag._search_options, tsquery, rag.pipelines) is 'what a search finds, best first';
+comment on function rag._search_hits(vector, rag._question, rag._search_options, rag.pipelines) is
+  'the chunks that a search finds, best first';
 
 create or replace function rag._search(query_embedding vector, query_text text, options rag._search_options)
   returns setof rag.search_result
@@ -61,43 +65,43 @@ create or replace function rag._search(query_embedding vector, query_text text, 
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  -- What the model does not read the words need not be taken from.
-  _parsed   constant record := rag._parse_query(left(query_text, 10000));
   _count    constant integer := options.match_count;
   _pipeline rag.pipelines;
+  _question rag._question;
   _hits     rag._search_hit[];
 begin
-  -- Whoever drops a pipeline waits for the lock that this takes, until the search has ended.
+  -- This takes a lock for which rag.drop_pipeline() waits, until the search has ended.
   perform from rag.document_chunks where false;
   _pipeline := rag._searched_pipeline(options.pipeline);
   if to_regclass(format('rag.%I', rag._partition(_pipeline.pipeline_id))) is null then
-    -- to_regclass() sees what is now, a query what was when the statement began.
-    if exists (select from pg_class c where c.relnamespace = 'rag'::regnamespace and c.relname = rag._partition(_pipeline.pipeline_id)) then
+    -- to_regclass() sees the present, a query the time when the statement began. If they differ, the
+    -- pipeline has just been dropped.
+    if exists (select from pg_class c
+               where c.relnamespace = 'rag'::regnamespace and c.relname = rag._partition(_pipeline.pipeline_id)) then
       return query select * from rag._search_again(query_embedding, query_text, options);
     end if;
     return;
   end if;
-  -- By the model of the very pipeline that is searched.
+  _question := rag._parsed_question(query_text, _pipeline);
   query_embedding := case when options.mode <> 'text'
-                          then coalesce(query_embedding, rag._question_embedding(query_text, options.mode, _pipeline.model)) end;
+                          then coalesce(query_embedding, rag._question_embedding(_question.plain, options.mode, _pipeline.model)) end;
   if options.rerank is not null then
-    -- What it may bring up: a cross-encoder reads each with the question, which takes its time.
+    -- The reranker orders the best 50. Reading more of them with the question would take too long.
     options.match_count := greatest(_count, 50);
   end if;
-  _hits := rag._search_hits(query_embedding, _parsed.plain, options,
-    rag._text_condition(_parsed.required, _parsed.excluded, rag._text_search_configs(_pipeline)), _pipeline);
+  _hits := rag._search_hits(query_embedding, _question, options, _pipeline);
   if options.rerank is not null and cardinality(_hits) > 0 then
-    _hits := (rag._reranked(_hits, _parsed.plain, options, _pipeline))[:_count];
+    _hits := (rag._reranked(_hits, _question.plain, options, _pipeline))[:_count];
   end if;
-  return query select * from rag._search_results(_hits, _parsed.plain, options, _pipeline);
+  return query select * from rag._search_results(_hits, _question, options, _pipeline);
 end
 $plpgsql$;
 comment on function rag._search(vector, text, rag._search_options) is
-  'the one implementation behind all forms of search; embeds the question where no vector is given';
+  'the implementation of all public searches; it embeds the question if no vector is given';
 
 create or replace function rag._search_again(query_embedding vector, query_text text, options rag._search_options)
   returns setof rag.search_result
-  -- Volatile though it writes nothing: what it calls sees what is committed now.
+  -- It writes nothing, but must be volatile: only then do its statements see what has been committed since.
   language plpgsql volatile
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
@@ -111,8 +115,8 @@ begin
 end
 $plpgsql$;
 comment on function rag._search_again(vector, text, rag._search_options) is
-  'a search whose pipeline has been dropped since its statement began, on the one that is active now; raises 40001 where the transaction'
-  ' cannot see it';
+  'repeats a search whose pipeline has been dropped since the statement began, on the pipeline that is active now; raises 40001 if the'
+  ' transaction cannot see that one';
 
 create or replace function rag._search_by_document(query_embedding vector, query_text text, options rag._search_options)
   returns setof rag.document_result
@@ -123,7 +127,7 @@ declare
   _documents constant integer := options.match_count;
 begin
   options.max_per_document := coalesce(options.max_per_document, 3);
-  -- So many passages are of at least as many documents as are asked for.
+  -- This many passages belong to at least as many documents as are asked for.
   options.match_count := least(_documents::bigint * options.max_per_document, 100000);
   return query
     select (p.r).document_id, (p.r).source, (p.r).source_key, (p.r).file_path, (p.r).title, max((p.r).hybrid_score),
@@ -134,7 +138,7 @@ begin
     limit _documents;
 end
 $plpgsql$;
-comment on function rag._search_by_document(vector, text, rag._search_options) is 'what a search finds, by document';
+comment on function rag._search_by_document(vector, text, rag._search_options) is 'the hits of a search, grouped by document';
 
 ------------------------------------------------------------------------------------------------
 -- What applications call
@@ -167,7 +171,7 @@ create or replace function rag.search_documents(
   returns setof rag.search_result
   language plpgsql volatile
   set search_path = pg_catalog, pg_temp
-  -- The functions below use literals, which the session's setting could change the meaning of.
+  -- The functions called use literals, whose meaning the session's setting could change.
   set standard_conforming_strings = 'on'
 as $plpgsql$
 declare
@@ -184,15 +188,27 @@ end
 $plpgsql$;
 comment on function rag.search_documents(text, integer, bigint[], bigint, float, text, text, float, integer, text, text[], text,
     jsonb, text, timestamptz, timestamptz, boolean, integer, boolean, text, text) is
-  'the passages that best answer a question, best first; similarity_score is the cosine, text_rank BM25, hybrid_score both fused.'
-  ' An empty text finds nothing. match_count: how many (1 to 10000). document_filter, tenant_filter, source, tags_filter (tags_match: any or'
-  ' all of them), metadata_filter (contained in the metadata), language, changed_after and changed_before (the row in the source): only what'
-  ' passes. mode: hybrid, semantic or text. semantic_weight: 0 (words alone) to 1 (meaning alone), by default chosen for each query. fusion:'
-  ' weighted (each score divided by its best) or rrf (the first place is worth 1). min_score: least hybrid_score. max_per_document: passages'
-  ' of one document. check_source: only rows that the caller may read in the source table. context_chunks: so many neighbours on each side, in'
-  ' context. highlight: fills snippet. rerank: name of a reranker. pipeline: another than the active one. In the text, "…" is a phrase that'
-  ' must be there, -word one that must not, and or stands between alternatives of phrases. Raises 22004 for null, 22023 for arguments out of'
-  ' range, 42704 for a name that is none, 54000 for a filter of more than 100,000 documents, 1,000 tags or 1 MB';
+  e'finds the passages that best answer a question, best first. similarity_score is the cosine, text_rank is BM25, hybrid_score is both'
+  ' fused. An empty text finds nothing. In the text, "…" is a phrase that a passage must have, -word a word that it must not have, and or'
+  ' separates alternatives of phrases.'
+  '\n\n- match_count: number of passages, 1 to 10000\n'
+  '- document_filter, tenant_filter, source: only these documents, this tenant, this source\n'
+  '- tags_filter, tags_match: only documents with any, or all, of these tags\n'
+  '- metadata_filter: only documents whose metadata contain this JSON object\n'
+  '- language: only passages in this language, such as en\n'
+  '- changed_after, changed_before: only documents whose row changed from the first time on and before the second\n'
+  '- check_source: only documents whose row the caller may read in the source table\n'
+  '- mode: hybrid, semantic (by meaning alone) or text (by words alone)\n'
+  '- semantic_weight: 0 (words alone) to 1 (meaning alone); by default chosen for each question\n'
+  '- fusion: weighted (each score divided by the best of its kind) or rrf (reciprocal rank fusion; first in both is 1)\n'
+  '- min_score: smallest hybrid_score, 0 to 1\n'
+  '- max_per_document: largest number of passages of one document\n'
+  '- context_chunks: number of neighbours on each side that the column context includes\n'
+  '- highlight: fills the column snippet\n'
+  '- rerank: name of a reranker in rag.models\n'
+  '- pipeline: name of the pipeline that is searched; by default the active one'
+  '\n\nRaises 22004 for null, 22023 for an argument out of range, 42704 for an unknown name, 54000 for a filter of more than 100,000'
+  ' documents, 1,000 tags or 1 MB';
 
 create or replace function rag.search_documents(
     query_embedding  vector,
@@ -220,7 +236,7 @@ create or replace function rag.search_documents(
   returns setof rag.search_result
   language plpgsql stable
   set search_path = pg_catalog, pg_temp
-  -- The functions below use literals, which the session's setting could change the meaning of.
+  -- The functions called use literals, whose meaning the session's setting could change.
   set standard_conforming_strings = 'on'
 as $plpgsql$
 declare
@@ -232,13 +248,14 @@ declare
         search_documents.changed_before, search_documents.check_source, search_documents.context_chunks,
         search_documents.highlight, search_documents.rerank, search_documents.pipeline)::rag._search_options);
 begin
-  return query select * from rag._search(rag._checked_embedding(search_documents.query_embedding, _options), search_documents.query_text, _options);
+  return query
+    select * from rag._search(rag._checked_embedding(search_documents.query_embedding, _options), search_documents.query_text, _options);
 end
 $plpgsql$;
 comment on function rag.search_documents(vector, text, integer, bigint[], bigint, float, text, text, float, integer, text, text[],
     text, jsonb, text, timestamptz, timestamptz, boolean, integer, boolean, text, text) is
-  'as rag.search_documents(text, …), for callers that embed the question themselves, with the model of the pipeline that is searched; an'
-  ' empty text leaves only the meaning. The other arguments are the same. Raises what rag.search_documents(text, …) raises, and 22023 for a'
+  'searches as rag.search_documents(text, …) does, for callers that embed the question themselves, with the model of the pipeline that is'
+  ' searched. With an empty text only the meaning counts. The other arguments and the errors are the same; it also raises 22023 for a'
   ' vector of another dimension or of a length that cannot be compared';
 
 create or replace function rag.find_documents(
@@ -266,7 +283,7 @@ create or replace function rag.find_documents(
   returns setof rag.document_result
   language plpgsql volatile
   set search_path = pg_catalog, pg_temp
-  -- The functions below use literals, which the session's setting could change the meaning of.
+  -- The functions called use literals, whose meaning the session's setting could change.
   set standard_conforming_strings = 'on'
 as $plpgsql$
 declare
@@ -282,5 +299,5 @@ end
 $plpgsql$;
 comment on function rag.find_documents(text, integer, bigint[], bigint, float, text, text, float, integer, text, text[], text,
     jsonb, text, timestamptz, timestamptz, boolean, integer, boolean, text, text) is
-  'as rag.search_documents(text, …), by document: the documents with the best passages, best first, each with up to max_per_document'
-  ' (default 3) of them. The other arguments are the same, and so are the errors';
+  'searches as rag.search_documents(text, …) does, and returns the documents with the best passages, best first, each with up to'
+  ' max_per_document (default 3) passages. The other arguments and the errors are the same';

@@ -1,22 +1,22 @@
--- Tenants kept apart by row security. Workers and triggers run as the extension's owner, to whom it
--- does not apply.
+-- Tenants: row security keeps them apart. It does not apply to workers and triggers, which run as the
+-- extension's owner.
 
 create or replace function rag._tied_tenants(role_names name[]) returns bigint[]
   language sql stable parallel safe
-  -- SECURITY DEFINER: the table of tenants' roles is closed.
+  -- SECURITY DEFINER: callers cannot read the table of tenants' roles.
   security definer
   set search_path = pg_catalog, pg_temp
 as $sql$ select array_agg(distinct r.tenant_id) from rag._tenant_roles r where r.role_name = any (role_names) $sql$;
-comment on function rag._tied_tenants(name[]) is 'tenants that these roles are tied to, null where none is';
+comment on function rag._tied_tenants(name[]) is 'the tenants that these roles are tied to; null if they are tied to none';
 
 create or replace function rag.current_tenant() returns bigint
   language plpgsql stable parallel safe
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  -- Any role can change a setting: one that belongs to a tenant is never asked for it. Neither who
-  -- logged in nor whose rights are used is enough: a session can take another role, and a function or
-  -- an index of a tenant's may be run by the session of another, by that of a superuser for one.
+  -- For a role that is tied to a tenant the setting is ignored, because any role can change it. Both
+  -- roles are tested: a session can take another role, and another session, such as a superuser's, can
+  -- run a function or an index of the tenant.
   _tied    constant bigint[] := rag._tied_tenants(array[session_user, current_user]);
   _setting constant text := nullif(current_setting('ragstone.tenant_id', true), '');
   _number  constant numeric := substring(_setting from '^\s*[-+]?\d{1,19}\s*$');
@@ -24,22 +24,22 @@ begin
   if _tied is not null then
     return case when cardinality(_tied) = 1 then _tied[1] end;
   elsif _setting is not null and (_number between -9223372036854775808 and 9223372036854775807) is not true then
-    -- No exception block, which parallel workers cannot have.
-    raise exception 'ragstone.tenant_id is no tenant: "%"', left(_setting, 40)
+    -- There is no exception block, because parallel workers cannot have one.
+    raise exception 'ragstone.tenant_id is not a tenant: "%"', left(_setting, 40)
       using errcode = 'invalid_parameter_value',
-            hint    = 'A tenant is an integer: set ragstone.tenant_id = 42; none at all: reset ragstone.tenant_id;';
+            hint    = 'A tenant is an integer: set ragstone.tenant_id = 42; for no tenant: reset ragstone.tenant_id;';
   end if;
   return _number;
 end
 $plpgsql$;
 comment on function rag.current_tenant() is
-  'tenant of this session: that of the role it logged in as or acts as, see rag.set_tenant_role(), else what the session has set by: set'
-  ' ragstone.tenant_id = 42; null, which sees nothing, where none is given, or where both roles have one and not the same. Raises 22023'
-  ' for a setting that is no integer';
+  'the tenant of this session: the one that its login role or its current role is tied to by rag.set_tenant_role(), or else the one that'
+  ' it has set by: set ragstone.tenant_id = 42; null, which sees nothing, if there is none, or if the two roles are tied to different'
+  ' tenants. Raises 22023 for a setting that is not an integer';
 
 create or replace function rag.set_tenant_role(role_name name, tenant_id bigint) returns void
   language plpgsql
-  -- SECURITY DEFINER: the table of tenants' roles is closed.
+  -- SECURITY DEFINER: callers cannot write the table of tenants' roles.
   security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
@@ -47,7 +47,7 @@ begin
   if not exists (select from pg_roles r where r.rolname = set_tenant_role.role_name) then
     raise exception 'there is no role "%"', coalesce(set_tenant_role.role_name, 'null')
       using errcode = 'undefined_object',
-            hint    = format('Make it first: create role %I login;', coalesce(set_tenant_role.role_name, 'tenant_42'));
+            hint    = format('Create it first: create role %I login;', coalesce(set_tenant_role.role_name, 'tenant_42'));
   end if;
   delete from rag._tenant_roles r where r.role_name = set_tenant_role.role_name;
   insert into rag._tenant_roles (role_name, tenant_id)
@@ -55,25 +55,27 @@ begin
 end
 $plpgsql$;
 comment on function rag.set_tenant_role(name, bigint) is
-  'ties sessions that log in as the role, or act as it, to one tenant, whatever they set (null: unties them): for tenants who write SQL of'
+  'ties sessions that log in as a role, or act as it, to one tenant, whatever they set; null unties them. For tenants who write SQL of'
   ' their own. Raises 42704 for an unknown role';
 
 create or replace function rag._isolated_relations() returns table (relation regclass, condition text)
   language sql stable
   set search_path = pg_catalog, pg_temp
 as $sql$
-  -- A partition that is asked by its own name has its own policies.
+  -- A partition that is queried by its own name needs its own policy.
   select c.oid::regclass, 'tenant_id = (select rag.current_tenant())'
   from pg_class c
   where c.oid in ('rag.documents'::regclass, 'rag.document_chunks'::regclass, 'rag.uploads'::regclass)
      or c.oid in (select i.inhrelid from pg_inherits i where i.inhparent = 'rag.document_chunks'::regclass)
   union all
-  select r.name, format('exists (select from rag.documents d where d.source_id = %s.source_id and d.document_id = %1$s.document_id)', r.name)
+  select r.name,
+         format('exists (select from rag.documents d where d.source_id = %s.source_id and d.document_id = %1$s.document_id)', r.name)
   from unnest('{rag.document_versions,rag.ingestion_queue,rag.job_history}'::regclass[]) r (name)
   union all
   select r.name, 'false' from unnest('{rag._changes}'::regclass[]) r (name)
 $sql$;
-comment on function rag._isolated_relations() is 'what tenant isolation covers, and which rows a tenant sees';
+comment on function rag._isolated_relations() is
+  'the tables that tenant isolation covers, and the condition on the rows that a tenant sees';
 
 create or replace function rag._isolate(relation regclass, condition text) returns void
   language plpgsql
@@ -88,14 +90,14 @@ $plpgsql$;
 
 create or replace function rag.enable_tenant_isolation() returns bigint
   language sql
-  -- SECURITY DEFINER: policies are made by the owner of the tables.
+  -- SECURITY DEFINER: only the owner of the tables can create policies.
   security definer
   set search_path = pg_catalog, pg_temp
 as $sql$ select count(*) from (select rag._isolate(i.relation, i.condition) from rag._isolated_relations() i offset 0) s $sql$;
 comment on function rag.enable_tenant_isolation() is
-  'from now on every role but the extension''s owner sees only documents, chunks, versions, jobs and log of its session''s tenant, see'
-  ' rag.current_tenant(); rows without a tenant are seen by the owner alone. Returns the number of tables; pipelines made later are'
-  ' covered too';
+  'from now on every role except the extension''s owner sees only the documents, chunks, versions, jobs and log of its session''s tenant,'
+  ' see rag.current_tenant(). Only the owner sees rows without a tenant. Returns the number of tables; pipelines created later are covered'
+  ' too';
 
 create or replace function rag.disable_tenant_isolation() returns integer
   language plpgsql
@@ -115,4 +117,4 @@ begin
   return _relations;
 end
 $plpgsql$;
-comment on function rag.disable_tenant_isolation() is 'takes back rag.enable_tenant_isolation(), and returns the number of tables';
+comment on function rag.disable_tenant_isolation() is 'undoes rag.enable_tenant_isolation(), and returns the number of tables';

@@ -1,23 +1,26 @@
--- Who may do what. The table is data: rag.grant_usage() grants what it says, and
--- tests/privileges/test_matrix.py compares it with what roles can do in fact.
+-- Privileges of the four levels. They are data: rag.grant_usage() grants what the table lists, and
+-- tests/privileges/test_matrix.py compares it with what roles can do.
 
 create or replace function rag._privileges()
   returns table (level text, kind text, object text, privilege text, columns text)
   language sql immutable
   set search_path = pg_catalog, pg_temp
 as $sql$
-  -- search: find passages. Functions run with the caller's rights, so that row security on documents and
-  -- chunks applies; their parts are listed because the caller calls them.
+  -- search: find passages. The functions run with the caller's rights, so that row security on documents
+  -- and chunks applies. So the private functions that they call must be granted too.
   select 'search', 'routine', f, 'execute', null
   from unnest(array[
-    'search_documents', 'find_documents', 'embed', 'current_tenant', '_tied_tenants',
-    '_active_pipeline', '_alternatives', '_analyze', '_asks_for_code', '_automatic_weight', '_bigrams', '_candidates', '_checked_embedding', '_checked_options',
-    '_codes', '_column_type', '_context', '_dense_candidates', '_divided', '_embed_query', '_estimated_chunks', '_estimated_rows', '_exact_candidates', '_fuse',
-    '_has_vector_index', '_html', '_in_any_language', '_indexed_vector', '_language_code', '_language_configs', '_lexeme_index', '_lexeme_query', '_matches',
-    '_normalized', '_overlap', '_oversampling', '_parsable', '_parse_query', '_partition', '_phrase', '_query_lexemes',
-    '_query_weights', '_question_embedding', '_rarest_lexemes', '_readable_in_source', '_rerank_scores', '_reranked', '_search', '_search_again',
-    '_search_by_document', '_search_filter', '_search_hits', '_search_results', '_searched_pipeline', '_set_index_effort', '_snippet',
-    '_text_candidates', '_text_condition', '_text_search_configs', '_vector_schema', '_without_accents', '_words_to_mark']) f
+    'search_documents', 'find_documents', 'embed', 'current_tenant',
+    '_active_pipeline', '_alternatives', '_analyze', '_asks_for_code', '_automatic_weight', '_bigrams', '_candidates',
+    '_checked_embedding', '_checked_options', '_codes', '_column_type', '_context', '_dense_candidates', '_divided',
+    '_embed_query', '_estimated_chunks', '_estimated_rows', '_exact_candidates', '_foreign_stop_words', '_fuse',
+    '_has_vector_index', '_html', '_in_any_language', '_indexed_vector', '_language_code', '_language_configs', '_lexeme_index',
+    '_lexeme_query', '_matches', '_normalized', '_overlap', '_oversampling', '_parsable', '_parse_query', '_parsed_question',
+    '_partition', '_phrase', '_query_lexemes', '_query_weights', '_question_embedding', '_rarest_lexemes', '_readable_in_source',
+    '_rerank_scores', '_reranked', '_search', '_search_again', '_search_by_document', '_search_filter', '_search_hits',
+    '_search_results', '_searched_pipeline', '_set_index_effort', '_share_of_best', '_snippet', '_text_candidates',
+    '_text_condition', '_text_leg_candidates', '_text_search_configs', '_tied_tenants', '_vector_schema', '_without_accents',
+    '_words_to_mark']) f
   union all
   select 'search', 'table', v.object, 'select', v.columns
   from (values
@@ -27,7 +30,7 @@ as $sql$
     ('pipelines',       null),
     ('models',          null)) v (object, columns)
 
-  -- ingest: give documents to rag.uploads and take them away. Row security on rag.uploads applies.
+  -- ingest: add documents to rag.uploads and remove them. Row security on rag.uploads applies.
   union all
   select 'ingest', 'routine', f, 'execute', null
   from unnest(array['add_document', 'remove_document', 'job', 'current_tenant', '_tied_tenants', '_open_uploads']) f
@@ -39,32 +42,35 @@ as $sql$
     ('uploads',         'select', 'upload_id, tenant_id'),
     ('ingestion_queue', 'select', null),
     ('job_history',     'select', null),
-    -- What row security on jobs asks for, see rag.enable_tenant_isolation().
+    -- The policies on jobs read these, see rag.enable_tenant_isolation().
     ('documents',       'select', 'source_id, document_id, tenant_id'),
     ('sources',         'select', 'source_id, name, relation'),
     ('pipelines',       'select', 'pipeline_id, name, state')) v (object, privilege, columns)
 
-  -- operate: see everything but texts, and act on jobs and workers.
+  -- operate: see everything except texts, and control jobs and workers.
   union all
   select 'operate', 'routine', f, 'execute', null
-  from unnest(array['get', 'job', 'current_tenant', '_tied_tenants', 'start_workers', 'stop_workers', 'cleanup_orphaned_chunks', 'check', 'check_consistency', 'metrics', '_status', '_progress',
+  from unnest(array['get', 'job', 'current_tenant', '_tied_tenants', 'start_workers', 'stop_workers', 'cleanup_orphaned_chunks', 'check',
+                    'check_consistency', 'metrics', '_status', '_progress',
                     'retry', 'discard', 'cancel', 'prioritize', 'reembed', 'restore_version',
-                    -- A view's tables are read with its owner's rights, its functions called with the caller's.
+                    -- A view reads tables with its owner's rights, but calls functions with the caller's.
                     '_worker_is_alive', '_lock_class', '_setting_definitions', '_index_builds']) f
   union all
   select 'operate', 'table', t, 'select', null
   from unnest(array['documents', 'document_versions', 'ingestion_queue', 'job_history', 'models', 'pipelines', 'sources', 'workers',
-                    '_changes', 'ingestion_log', 'status', 'progress', 'failures', 'dead_letters', 'pipeline_progress', 'index_progress', 'worker_activity', 'maintenance_log', 'query_cache', 'settings']) t
+                    '_changes', 'ingestion_log', 'status', 'progress', 'failures', 'dead_letters', 'pipeline_progress',
+                    'index_progress', 'worker_activity', 'maintenance_log', 'query_cache', 'settings']) t
 
-  -- admin: besides all of the above, decide what is read and how.
+  -- admin: all of the above, and control sources, pipelines and settings.
   union all
   select 'admin', 'routine', f, 'execute', null
   from unnest(array['set', 'attach_source', 'detach_source', 'enqueue_existing', 'create_pipeline', 'activate_pipeline', 'resume_pipeline',
-                    'drop_pipeline', 'set_ocr', '_set', 'defer_index', 'build_index', 'set_tenant_role', 'enable_tenant_isolation', 'disable_tenant_isolation', 'evaluate', 'ann_recall',
+                    'drop_pipeline', 'set_ocr', '_set', 'defer_index', 'build_index', 'set_tenant_role', 'enable_tenant_isolation',
+                    'disable_tenant_isolation', 'evaluate', 'ann_recall',
                     '_column_type', '_dcg', '_require_column', '_require_judgements']) f
 $sql$;
 comment on function rag._privileges() is
-  'what each level may do: the one table behind rag.grant_usage(); admin may do what the other levels may, too';
+  'the privileges of each level, which rag.grant_usage() grants; admin also has the privileges of the other levels';
 
 create or replace function rag._level_privileges(level text)
   returns table (kind text, object text, privilege text, columns text)
@@ -78,7 +84,7 @@ as $sql$
     left join pg_proc r on p.kind = 'routine' and r.pronamespace = 'rag'::regnamespace and r.proname = p.object
    where p.level = _level_privileges.level or _level_privileges.level = 'admin'
 $sql$;
-comment on function rag._level_privileges(text) is 'rag._privileges() of a level, with every form of a function';
+comment on function rag._level_privileges(text) is 'the privileges of one level, with each signature of a function';
 
 create or replace function rag._require_grantee(role name, level text) returns void
   language plpgsql stable
@@ -90,13 +96,14 @@ begin
       using errcode = 'invalid_parameter_value',
             hint    = 'level is ''search'', ''ingest'', ''operate'' or ''admin''; a role can be given several.';
   elsif lower(role) = 'public' then
-    raise exception 'nothing of ragstone is granted to everybody'
+    raise exception 'ragstone grants nothing to public'
       using errcode = 'invalid_grant_operation',
-            hint    = 'Make a role for it: create role readers; select rag.grant_usage(''readers'', level => ''search''); and grant that one.';
+            hint    = 'Create a role for it: create role readers; select rag.grant_usage(''readers'', level => ''search'');'
+                      ' then grant that role.';
   elsif not exists (select from pg_roles r where r.rolname = role) then
     raise exception 'there is no role %', coalesce(quote_ident(role), 'null')
       using errcode = 'undefined_object',
-            hint    = 'Roles are listed by: \du. The name is taken as it is, without quotes.';
+            hint    = 'Roles are listed by: \du. Type the name exactly as it is, without double quotes.';
   end if;
 end
 $plpgsql$;
@@ -124,9 +131,10 @@ begin
 end
 $plpgsql$;
 comment on function rag.grant_usage(name, text) is
-  'lets a role use ragstone: search (find passages), ingest (add and remove documents), operate (see and steer jobs and workers) or admin'
-  ' (all of these, settings, sources and pipelines); levels add up. Type it again after an update, which may bring new functions. Returns'
-  ' the number of privileges. Raises 42704 for an unknown role, 22023 for an unknown level, 0LP01 for public';
+  'lets a role use ragstone, at the level search (find passages), ingest (add and remove documents), operate (see and control jobs and'
+  ' workers) or admin (all of these, and settings, sources and pipelines). A role can have several levels. Repeat it after an update, which'
+  ' may bring new functions. Returns the number of privileges. Raises 42704 for an unknown role, 22023 for an unknown level, 0LP01 for'
+  ' public';
 
 create or replace function rag.revoke_usage(role name) returns void
   language plpgsql
@@ -136,7 +144,7 @@ declare
   _object record;
 begin
   perform rag._require_grantee(revoke_usage.role, 'search');
-  -- Whatever it has, by whichever version it was granted; partitions too, should somebody have granted those.
+  -- All objects, whichever version granted them, and partitions, in case somebody granted those by hand.
   for _object in
     select case when c.relkind = 'S' then 'sequence' else 'table' end as kind, c.oid::regclass::text as name
     from pg_class c where c.relnamespace = 'rag'::regnamespace and c.relkind in ('r', 'p', 'v', 'S')
@@ -150,13 +158,13 @@ begin
 end
 $plpgsql$;
 comment on function rag.revoke_usage(name) is
-  'takes all privileges on ragstone''s objects from a role, whatever its level; roles that it is a member of keep theirs. Raises 42704 for'
-  ' an unknown role';
+  'revokes all privileges on ragstone''s objects from a role; roles that it is a member of keep theirs. Raises 42704 for an unknown role';
 
 create or replace view rag.usage_grants as
   select r.rolname as role, l.level, count(*) filter (where not g.granted) as missing
     from pg_catalog.pg_roles r
-   cross join lateral (values ('search', 'search_documents'), ('ingest', 'add_document'), ('operate', 'start_workers'), ('admin', 'set')) l (level, mark)
+   cross join lateral (values ('search', 'search_documents'), ('ingest', 'add_document'),
+                              ('operate', 'start_workers'), ('admin', 'set')) l (level, mark)
    cross join lateral rag._level_privileges(l.level) p
    cross join lateral (select case
            when p.kind = 'routine' then pg_catalog.has_function_privilege(r.oid, p.object, p.privilege)
@@ -174,4 +182,4 @@ create or replace view rag.usage_grants as
    group by r.rolname, l.level
    order by r.rolname, l.level;
 comment on view rag.usage_grants is
-  'roles that were given a level by rag.grant_usage(), and how many privileges of that level each is missing, as after an update';
+  'roles that have a level by rag.grant_usage(), and how many privileges of that level each lacks, as can happen after an update';

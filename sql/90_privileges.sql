@@ -1,4 +1,4 @@
--- Nothing is for everybody: privileges are given by name.
+-- PUBLIC has no privileges. Roles get theirs by rag.grant_usage().
 
 revoke all on all tables in schema rag from public;
 revoke all on all sequences in schema rag from public;

@@ -87,7 +87,7 @@ def test_every_candidate_is_scored_exactly_in_both_legs(facts):
         facts,
         """with q as (select rag.embed('paid in March') as e,
                              (select ('{' || string_agg(rag._lexeme_index(lexeme, text_search_config) || ':' || idf, ',' order by rag._lexeme_index(lexeme, text_search_config)) || '}/268435456')::sparsevec
-                              from unnest(rag._query_lexemes('paid in March', rag._active_pipeline()))) as w)
+                              from rag._active_pipeline() p, unnest(rag._query_lexemes(rag._parsed_question('paid in March', p), p))) as w)
            select s.similarity_score, s.text_rank, 1 - (c.embedding <=> q.e), -(c.content_bm25 <#> q.w)
            from q, rag.search_documents('paid in March') s join rag.document_chunks c using (chunk_id)""",
     ):

@@ -284,6 +284,18 @@ def test_context_of_many_long_passages_takes_no_more_time_than_reading_them(neig
     assert neighbours(*passages).count("\n") == 100
 
 
+def test_a_question_is_parsed_once_however_many_hits_are_shown(book):
+    book.execute("set track_functions = 'all'")
+    with book.transaction():
+        passages = rows(book, "select snippet from rag.search_documents('honey \"bees\"', highlight => true)")  # fmt: skip
+        called = "select funcname, calls from pg_stat_xact_user_functions where schemaname = 'rag'"
+        calls = dict(rows(book, called))
+    assert len(passages) > 1
+    assert calls["_parse_query"] == 1
+    # The words and the phrase in the question, then each passage that is shown.
+    assert calls["_analyze"] == 2 + len(passages)
+
+
 def test_a_snippet_marks_the_words_and_escapes_the_rest(db, drain):
     db.execute("create table pages (id integer primary key, body text)")
     db.execute("select rag.attach_source('pages', content_column => 'body')")

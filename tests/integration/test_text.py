@@ -203,7 +203,7 @@ def test_what_is_ignored_is_named_and_nothing_else_is_said(store):
     assert found(db, 'honey "' + "x" * 3000 + '" or "honey"') == [1]
     assert found(db, "the of " + "x" * 3000) == []
     assert [n for n in notices if "x" * 3000 not in n] == [
-        'ignored, as there are only stop words in it: "the of", -and'
+        'ignored, because it consists of stop words: "the of", -and'
     ]
 
 
@@ -269,7 +269,11 @@ def test_quotes_minus_and_spaces_of_phones_and_word_processors(
 )  # fmt: skip
 def test_a_snippet_marks_what_the_question_found(db, content, question, marked):
     config = "english" if content.isascii() else "simple"
-    snippet = value(db, "select rag._snippet(%s, %s, %s)", content, question, config)
+    snippet = value(
+        db,
+        "select rag._snippet(%s, rag._parsed_question(%s, p), %s) from rag._active_pipeline() p",
+        *(content, question, config),
+    )
     assert marked in snippet
     assert "<" not in snippet.replace("<mark>", "").replace("</mark>", "")
 
