@@ -88,7 +88,7 @@ class Synthetic:
     Subjects within subjects: a vector is the sum of an offset for each of the subjects it belongs to,
     LEVELS deep with BRANCHES each, and of one of its own, whose length varies. Offsets are Gaussian
     with a spectrum like that of real embeddings. The constants were fitted to how near the nearest
-    passages are, and to how many of them HNSW finds, among 100,000 real ones: see docs/search.md.
+    passages are, and to how many of them HNSW finds, among 100,000 real ones: see bench/search.md.
     """
 
     BRANCHES, LEVELS = 8, 7
