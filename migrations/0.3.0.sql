@@ -30,3 +30,4 @@ drop function if exists rag._search_hits(vector, text, rag._search_options, tsqu
 drop function if exists rag._words_to_mark(text, text, text);
 drop function if exists rag._snippet(text, text, text);
 drop function if exists rag._search_results(rag._search_hit[], text, rag._search_options, rag.pipelines);
+drop function if exists rag._folder_problem(text);

@@ -6,7 +6,7 @@ create or replace function rag._setting_definitions()
   language sql immutable parallel safe
   set search_path = pg_catalog, pg_temp
 as $sql$
-  -- Each description continues the sentence "name is …", which rag.set() puts into its hint.
+  -- Each description continues the sentence "name is …", which is the hint about an invalid value.
   values
     ('document_root', 'folder', null, null, null, null, false,
      'the only folder from which document files are read'),

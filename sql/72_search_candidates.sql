@@ -104,7 +104,8 @@ as $plpgsql$
 declare
   _found bigint[];
 begin
-  -- With row security, the core's @@ could not use the index. The operator rag.@@ is leakproof and can.
+  -- With row security, the core's @@ could not use the index. The operator rag.@@, which is
+  -- rag._matches(), is leakproof and can.
   execute format('select array(select c.chunk_id from %s and c.content_tsv operator(rag.@@) $4
                                order by c.content_bm25 operator(%I.<#>) $3::%2$I.sparsevec limit %3$s)',
                  from_sql, rag._vector_schema(), wanted)

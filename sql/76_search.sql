@@ -70,7 +70,7 @@ declare
   _question rag._question;
   _hits     rag._search_hit[];
 begin
-  -- This takes a lock for which rag.drop_pipeline() waits, until the search has ended.
+  -- This takes a lock. Whoever drops a pipeline waits for it until the search has ended.
   perform from rag.document_chunks where false;
   _pipeline := rag._searched_pipeline(options.pipeline);
   if to_regclass(format('rag.%I', rag._partition(_pipeline.pipeline_id))) is null then
