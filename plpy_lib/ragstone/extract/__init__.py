@@ -1,4 +1,4 @@
-"""From a file's bytes to clean text in reading order. Runs in the sandboxed child."""
+"""Make clean text in reading order of a file's bytes. Runs in the confined child."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def extract(data: bytes, name: str, limits: Limits, ocr: Recogniser | None = Non
         )
     form = recognise(data, name)
     _check_allowed(form, limits)
-    # Only the parser this document needs is loaded: most start-up time is parsers.
+    # Only the parser that this document needs is loaded, because loading takes most of the start.
     module = importlib.import_module(f"{__name__}.{form.module}")
     found: Extracted = module.extract(Source(name, data, form.mime_type, ocr), limits)
     if all(is_blank(block.text) for block in found.blocks):
@@ -88,7 +88,7 @@ def extract(data: bytes, name: str, limits: Limits, ocr: Recogniser | None = Non
 
 
 def _label(text: str | None) -> str | None:
-    """What a file says of itself, on one line and of bounded length."""
+    """A property that a file states, on one line and of bounded length."""
     return " ".join(clean_text(text).split())[:_MAX_LABEL] or None if text else None
 
 
@@ -117,7 +117,7 @@ def _check_allowed(form: Format, limits: Limits) -> None:
 
 
 def _sample(blocks: Sequence[Block]) -> str:
-    """Running text from the start and from the middle: title pages are in no language."""
+    """Text from the start and the middle, because title pages do not show the language."""
     prose = [block.text for block in blocks if block.kind != "code"]
     middle = prose[len(prose) // 2 :]
     return "\n".join(prose[:100])[:10_000] + "\n" + "\n".join(middle[:100])[:10_000]

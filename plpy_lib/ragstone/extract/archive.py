@@ -1,4 +1,4 @@
-"""ZIP archives, looked over before anything in them is inflated."""
+"""ZIP archives, checked before anything in them is inflated."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import zipfile
 from ..errors import DocumentError
 from .options import Limits
 
-# Small, repetitive parts compress better than the ratio cap and harm nobody.
+# Small, repetitive parts compress better than the ratio allows. They are harmless.
 _SMALL_BYTES = 1_000_000
 
 
 def open_archive(data: bytes, limits: Limits) -> zipfile.ZipFile:
-    """The archive, once what it declares is within the limits.
+    """Return the archive if the sizes that it declares are within the limits.
 
     A member that holds more than it declares is cut there by zipfile and fails its checksum.
     Raises DocumentError: damaged, encrypted, and too_large naming the limit passed.

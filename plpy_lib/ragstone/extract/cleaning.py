@@ -36,5 +36,5 @@ def clean_text(text: str, *, keep_indent: bool = False) -> str:
 
 
 def is_blank(text: str) -> bool:
-    """True where there is nothing to search for: no letter and no digit."""
+    """Whether a text has no letter and no digit, so that nothing in it can be found."""
     return not any(character.isalnum() for character in text)

@@ -1,4 +1,4 @@
-"""Source code, cut where its definitions begin."""
+"""Source code, split where its definitions begin."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ _MODIFIERS = (
     r"(?:(?:export|default|public|private|protected|internal|static|final|abstract|async|pub(?:"
     r"\([a-z]+\))?|unsafe|override|open|data|sealed|virtual|extern|inline|const)\s+){0,5}"
 )
-# Keyword languages; and, at the left margin only, functions of the C family, which have none.
+# Languages whose definitions begin with a keyword; and functions of the C family, which have no
+# keyword and are recognised at the left margin only.
 _DEFINITION = re.compile(
     rf"^(?P<indent>[ \t]*){_MODIFIERS}"
     r"(?:def|class|function\*?|func|fn|struct|enum|trait|impl|interface|module|namespace|sub|object"
@@ -57,7 +58,7 @@ def extract(source: Source, limits: Limits) -> Extracted:
 
 
 def _definition(line: str, language: str) -> tuple[int, str] | None:
-    """How deep it is indented and its name, where `line` begins a definition."""
+    """The indentation and the name of a definition if `line` begins one."""
     if len(line) > _MAX_LINE or not line.strip():
         return None
     if language == "sql":
@@ -71,7 +72,7 @@ def _definition(line: str, language: str) -> tuple[int, str] | None:
 
 
 def _leading(lines: list[str]) -> int:
-    """Where the comments and decorators begin that belong to the definition after `lines`."""
+    """The first line of the comments and decorators of the definition after `lines`."""
     start = len(lines)
     while start and lines[start - 1].lstrip().startswith(("@", "#", "//", "/*", "*", "--", "'")):
         start -= 1

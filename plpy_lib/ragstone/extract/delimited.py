@@ -1,4 +1,4 @@
-"""Tables of values as text: CSV and TSV."""
+"""Tables as text: CSV and TSV."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SAMPLE_LINES = 50
 
 
 def extract(source: Source, limits: Limits) -> Extracted:
-    """Rows as `a | b`; the first row's names go with every passage of rows."""
+    """Rows as `a | b`. Each passage of rows repeats the names of the first row."""
     text, encoding = decode(source.data)
     csv.field_size_limit(limits.max_text_characters)
     collector = Collector(limits)
@@ -34,13 +34,13 @@ def extract(source: Source, limits: Limits) -> Extracted:
 
 
 def _rows(text: str, delimiter: str) -> Iterator[list[str]]:
-    # A NUL would end the reading; a quote that is never closed makes the rest one field.
+    # A NUL would end reading. A quote that is never closed makes the rest one field.
     reader = csv.reader(io.StringIO(text.replace("\x00", ""), newline=""), delimiter=delimiter)
     yield from reader
 
 
 def _delimiter(text: str) -> str | None:
-    """The sign that most lines have equally often, outside quotes."""
+    """The separator: the character that most lines have equally often outside quotes."""
     lines = [line for line in text[:200_000].splitlines() if line.strip()][:_SAMPLE_LINES]
     best: tuple[float, str] | None = None
     for delimiter in _DELIMITERS:

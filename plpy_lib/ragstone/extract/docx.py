@@ -25,7 +25,7 @@ _STRICT = "{http://purl.oclc.org/ooxml/wordprocessingml/main}"
 _MC_FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
 _MATH_TEXT = "{http://schemas.openxmlformats.org/officeDocument/2006/math}t"
 _HEADING = re.compile(r"heading (\d)", re.IGNORECASE)
-# Deleted text, field codes and what a paragraph in a text box would otherwise say twice.
+# Deleted text, field codes, and the second copy of text boxes.
 _SKIPPED = frozenset(
     {_MC_FALLBACK, *(_W + name for name in ("del", "moveFrom", "instrText", "pPr", "rPr"))}
 )
@@ -140,7 +140,7 @@ class _Walker:
                 pending += reversed(node)
 
     def walk_margins(self, margins: Iterator[tuple[str, Any]]) -> None:
-        """Each distinct line once, after the text: a letterhead is searched for, too."""
+        """Each distinct line once, after the text, so that a letterhead can be found too."""
         seen: set[str] = set()
         self.collector.section = None
         for _, root in margins:
@@ -194,7 +194,7 @@ def _cell_text(cell: Any) -> str:
 
 
 def _text(paragraph: Any) -> str:
-    """The paragraph's own text, text boxes apart."""
+    """The text of the paragraph without its text boxes."""
     parts: list[str] = []
     pending = list(reversed(paragraph))
     while pending:
@@ -209,7 +209,7 @@ def _text(paragraph: Any) -> str:
 
 
 def _boxes(paragraph: Any) -> list[Any]:
-    """Text boxes; each is in the file twice, once for old programs, which is left out."""
+    """Text boxes. The file has each twice; the copy for old programs is left out."""
     return [
         box
         for box in paragraph.iter(_W + "txbxContent")

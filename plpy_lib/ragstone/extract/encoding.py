@@ -1,4 +1,4 @@
-"""Bytes to text, in whatever encoding they are."""
+"""Decode bytes in any known encoding."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _SAMPLE_BYTES = 32_768
 _MAX_CONTROLS = 0.02
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _JAPANESE_ESCAPE = re.compile(rb"\x1b\$[@B]")
-# In the order in which a tie is decided: the likelier first.
+# The likelier first, which decides ties.
 _LATIN = (
     "windows-1252", "windows-1250", "iso8859-2", "windows-1254", "windows-1257", "iso8859-15",
     "iso8859-13", "iso8859-4", "iso8859-16", "iso8859-3", "windows-1258", "cp850", "cp852",
     "mac-roman", "cp437",
 )  # fmt: skip
-# What stands in any language: quotation marks, dashes, signs. Not the box drawings of DOS.
+# Characters of any language: quotation marks, dashes, signs. Not the box drawings of DOS.
 _COMMON_SIGNS = frozenset("„“”‚‘’«»‹›–—…•·§°©®™€£²³µ×½¼¾¿¡\xa0±")
 _HINT_WORDS = 3.0
 
 
 def decode(data: bytes) -> tuple[str, str]:
-    """The text and the encoding it was in. Raises DocumentError unsupported for what is no text."""
+    """The text and its encoding. Raises DocumentError unsupported if it is not text."""
     text, encoding = _decode(data)
     sample = text[:100_000]
     rubbish = len(_CONTROLS.findall(sample)) + sample.count("\ufffd")
@@ -75,7 +75,7 @@ def wide_without_mark(data: bytes) -> str | None:
 
 
 def _top_share(high: bytes) -> float:
-    """The share of the three commonest bytes."""
+    """The share of the three most frequent bytes."""
     return sum(count for _, count in Counter(high).most_common(3)) / len(high)
 
 
@@ -96,7 +96,7 @@ def _decode(data: bytes) -> tuple[str, str]:
     try:
         return data.decode("utf-8"), "utf-8"
     except UnicodeDecodeError as error:
-        # One broken byte in a long text is damage, not another encoding.
+        # One invalid byte in a long text means damage, not another encoding.
         if _mostly_utf8(data, error):
             return data.decode("utf-8", "replace"), "utf-8"
     encoding = _guess(_interesting(data))
@@ -148,7 +148,7 @@ def _latin(sample: bytes) -> str | None:
 
 
 def _interesting(data: bytes) -> bytes:
-    """A sample of whole lines, from where the first byte beyond ASCII stands."""
+    """A sample of whole lines, from the first byte that is not ASCII on."""
     first = next((place for place, byte in enumerate(data) if byte >= 0x80), 0)
     start = data.rfind(b"\n", 0, first) + 1
     return data[start if first - start < 2_000 else first : first + _SAMPLE_BYTES]

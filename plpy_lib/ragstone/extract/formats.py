@@ -1,4 +1,4 @@
-"""What there is: one table of formats, and how a file's own is recognised."""
+"""The table of formats, and how the format of a file is recognised."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ FORMATS: tuple[Format, ...] = (
     Format("application/epub+zip", "electronic book (EPUB)", "epub", ("epub",)),
     Format("application/rtf", "rich text (RTF)", "rtf", ("rtf",), (b"{\\rtf",)),
     Format("application/vnd.ms-outlook", "Outlook message (MSG)", "outlook", ("msg", "oft")),
-    # Recognised so that the reason names them.
+    # Not read, but recognised so that the error names them.
     Format("application/msword", "legacy Word document (DOC)", None, ("doc", "dot")),
     Format("application/vnd.ms-powerpoint", "legacy presentation (PPT)", None, ("ppt", "pps")),
     Format("application/x-ole-storage", "legacy Office file", None, (),
@@ -136,7 +136,7 @@ FORMATS: tuple[Format, ...] = (
 
 _BY_TYPE = {form.mime_type: form for form in FORMATS}
 _BY_EXTENSION = {extension: form for form in FORMATS for extension in form.extensions}
-# Text formats that are told by their content alone.
+# Text formats that are recognised by their content alone.
 _OWN_SIGNS = {"text/html", "application/xml", "message/rfc822"}
 _UNKNOWN = Format("application/octet-stream", "binary file of no known kind")
 _BOMS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
@@ -145,9 +145,9 @@ _HTML = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _SHEBANG = re.compile(rb"#! ?/\S*(?:bin|env)")
-# PDF readers accept some rubbish before the header; so does this, as mail gateways make it.
+# PDF readers accept some bytes before the header, which mail gateways add. So does this.
 _PDF_SLACK = 1_024
-# What is in an OLE container, by the names of its streams.
+# The content of an OLE container, by the names of its streams.
 _STREAMS = (
     ("EncryptedPackage", ""),
     ("__properties_version1.0", "application/vnd.ms-outlook"),
@@ -164,7 +164,7 @@ _MAIL_HEADER = re.compile(
 _MAIL_NEEDS = re.compile(rb"^(?:from|received|date|message-id):", re.IGNORECASE | re.MULTILINE)
 _NOTEBOOK = re.compile(rb'"(?:nbformat|cell_type)"\s*:')
 _XML = re.compile(rb"\s*<\?xml[\s?]")
-# Programs have long written tables and pages of text under these names.
+# Many programs write tables and web pages under these names.
 _TEXT_INSIDE = {"xls": "text/csv", "doc": "text/plain"}
 
 
@@ -215,7 +215,7 @@ def _by_signature(data: bytes) -> Format | None:
 
 
 def _inside_zip(data: bytes) -> Format:
-    """Office formats are ZIP archives, told apart by what is in them."""
+    """Office formats are ZIP archives. Their members tell which one it is."""
     plain = _BY_TYPE["application/zip"]
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -239,7 +239,7 @@ def _inside_zip(data: bytes) -> Format:
 
 
 def _inside_ole(data: bytes, form: Format) -> Format:
-    """Legacy Office files are OLE containers, told apart by their streams."""
+    """Legacy Office files are OLE containers. Their streams tell which one it is."""
     for stream, mime_type in _STREAMS:
         if stream.encode("utf-16-le") not in data:
             continue
@@ -254,7 +254,7 @@ def _inside_ole(data: bytes, form: Format) -> Format:
 
 
 def _by_text(data: bytes, named: Format | None) -> Format | None:
-    """Text has no signature: what looks like a page is one, for the rest the name decides."""
+    """Text has no signature. A web page is recognised by its look, the rest by its name."""
     head = data[:4_096]
     if b"\x00" in head and not head.startswith(_BOMS) and named is None and _is_rubbish(head):
         return None
@@ -278,7 +278,7 @@ def _by_text(data: bytes, named: Format | None) -> Format | None:
 
 
 def _is_rubbish(head: bytes) -> bool:
-    """More control characters than any text has, in an encoding that is not two bytes wide."""
+    """Whether there are more control characters than in any text of a one-byte encoding."""
     if head.startswith(_BOMS) or wide_without_mark(head):
         return False
     controls = sum(byte < 9 or 13 < byte < 27 or 27 < byte < 32 for byte in head)

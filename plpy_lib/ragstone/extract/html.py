@@ -89,7 +89,7 @@ _SPACES = re.compile(r"[ \t\r\n\f]+")
 
 
 def extract(source: Source, limits: Limits) -> Extracted:
-    """What a reader sees of the page: no scripts, no navigation, no hidden parts.
+    """The visible text of the page: no scripts, no navigation, no hidden parts.
 
     Raises DocumentError damaged where there is no page in it.
     """
@@ -128,12 +128,12 @@ def parse_html(text: str) -> tuple[Any, str | None]:
 
 
 def decode_page(data: bytes) -> str:
-    """The page as text, in the encoding it declares if that is not a lie."""
+    """The page as text, in the encoding that it declares unless that is wrong."""
     declared = _CHARSET.search(data[:4_096])
     has_mark = data.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     if declared and not has_mark:
         name = declared[1].decode("ascii")
-        # Browsers read these as what they nearly always are.
+        # Browsers read these as the encodings that they nearly always are.
         name = {"iso-8859-1": "windows-1252", "gb2312": "gb18030"}.get(name.lower(), name)
         try:
             if codecs.lookup(name)._is_text_encoding:

@@ -1,4 +1,4 @@
-"""Scanned pages that are picture files, where OCR is on."""
+"""Scanned pages that are picture files, if OCR is on."""
 
 from __future__ import annotations
 

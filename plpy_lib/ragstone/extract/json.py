@@ -12,7 +12,7 @@ from .options import Limits
 
 _MAX_LABEL = 80
 _MAX_ROW = 400
-# The innermost names tell most; a path of a thousand would take quadratic time.
+# The innermost names say most, and a path of a thousand names would take quadratic time.
 _MAX_DEPTH = 6
 
 
@@ -41,7 +41,7 @@ def extract(source: Source, limits: Limits) -> Extracted:
 
 
 def _parsed(text: str) -> tuple[list[Any] | None, str | None]:
-    """The values in the text, and what is missing; None where it is no JSON."""
+    """The values in the text, and what is missing; None if it is not JSON."""
     try:
         return [json.loads(text)], None
     except RecursionError:
@@ -107,7 +107,7 @@ def _label(name: object) -> str:
 
 
 def _add_row(collector: Collector, items: list[tuple[str, Any]]) -> None:
-    """Short values side by side, as in a table's row; long ones are paragraphs."""
+    """Write short values side by side, as in the row of a table, and long ones as paragraphs."""
     row: list[str] = []
     for name, item in items:
         text = _plain(item)

@@ -1,4 +1,4 @@
-"""Which language a text is in, told by its commonest words: enough to choose a stemmer by.
+"""Guess the language of a text from its most frequent words, to choose a stemmer.
 
 A statistical model does better on single sentences, but takes 200 MB and a second of the child's
 allowance; a document has hundreds of words, and a third of them are these.
@@ -10,7 +10,7 @@ import re
 from collections import Counter
 
 _WORD = re.compile(r"[^\W\d_]+")
-# Fewer words than this, or a smaller share of them known, and it stays a guess not made.
+# With fewer words than this, or a smaller share of known ones, there is no guess.
 _MIN_HITS = 5
 _MIN_SHARE = 0.08
 _LEAD = 1.25
@@ -94,13 +94,13 @@ LETTERS = {code: frozenset(letters + letters.upper()) for code, (_, _, letters)
 
 
 def guess_language(text: str) -> str | None:
-    """The two-letter code, None where the text is too short or of too many kinds to tell."""
+    """The two-letter code; None if the text is too short or too mixed to tell."""
     sample = text[:_SAMPLE_CHARACTERS]
     letters = sum(map(str.isalpha, sample))
     for code, script in _SCRIPTS:
         share = 0.05 if code == "ja" else 0.3
         if letters > 20 and len(script.findall(sample)) > share * letters:
-            # Names and headings in Japanese can be without a syllable of kana.
+            # Names and headings in Japanese can have no kana.
             return code if code != "zh" or letters > 60 else None
     ranked = rank_languages(sample)
     words = len(_WORD.findall(sample))
@@ -112,7 +112,7 @@ def guess_language(text: str) -> str | None:
 
 
 def rank_languages(text: str) -> list[tuple[str, float]]:
-    """Languages by the evidence for them. A word of many languages speaks little for each."""
+    """Languages by their score. A word that many languages have counts little for each."""
     evidence: Counter[str] = Counter()
     for word, count in Counter(_WORD.findall(text.lower())).items():
         codes = _WORDS.get(word, ())

@@ -1,4 +1,4 @@
-"""From printed lines with their boxes to headings and paragraphs in reading order."""
+"""Make headings and paragraphs in reading order of printed lines with their boxes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MAX_HEADING_LEVELS = 3
 _MARGIN = 0.15
 _NUMBER_MARGIN = 0.2
 _MAX_HEADER = 120
-# A line in the margin on fewer pages may be text that happens to recur.
+# A line in the margins of fewer pages may be text that recurs by chance.
 _MIN_REPEATS = 3
 _BULLET = re.compile(r"^(?:[•▪■●◦‣⁃∙*–—-]|\(?(?:\d{1,3}|[a-zA-Z]|[ivx]{1,5})[.)]|\[\d{1,3}\])\s+\S")
 _COMPOUND = re.compile(r"[^\W\d_]+-[^\W\d_]+")
@@ -64,7 +64,7 @@ def drop_repeated_margins(pages: list[Page]) -> None:
 
 
 def _number_shift(pages: list[Page]) -> int | None:
-    """What to add to a page's position to have the number printed on it, None if unknown."""
+    """The difference between printed page numbers and positions; None if unknown."""
     shifts: Counter[int] = Counter()
     for page in pages:
         edges = [line for line in (_edge(page.lines, True), _edge(page.lines, False)) if line]
@@ -77,7 +77,7 @@ def _number_shift(pages: list[Page]) -> int | None:
 
 
 def _bears_number(line: Line, page: Page, shift: int | None, body: float) -> bool:
-    """Whether it is a page number, alone or in a running title: apart, and in no large type."""
+    """Whether it is a page number, alone or in a running title, apart and in small type."""
     if shift is None or page.number + shift not in _outer_numbers(line):
         return False
     if not _in_margin(page, line) or len(line.text) > _MAX_HEADER:
@@ -88,12 +88,12 @@ def _bears_number(line: Line, page: Page, shift: int | None, body: float) -> boo
 
 
 def _distance(one: Line, other: Line) -> float:
-    """How far apart two lines are vertically, 0 where they are side by side."""
+    """The vertical distance of two lines; 0 if they are side by side."""
     return max(0.0, one.bottom - other.top, other.bottom - one.top)
 
 
 def _outer_numbers(line: Line) -> list[int]:
-    """The line's first and last word, or the one after "page", where they are numbers."""
+    """The numbers among the first and last word of the line, and the one after "page"."""
     words = line.text.strip("-–— ").split()
     outer = [*words[:1], *words[-1:]]
     if len(words) > 1 and words[0].lower().strip(".") in _PAGE_WORDS:
@@ -188,7 +188,7 @@ class Composer:
         return min(larger, _MAX_HEADING_LEVELS - 1) + 1
 
     def _carries_on(self, text: str, page: Page) -> bool:
-        """Whether a sentence goes on from the page before."""
+        """Whether a sentence continues from the previous page."""
         before = self._collector.blocks[-1] if self._collector.blocks else None
         return (
             before is not None
@@ -301,7 +301,7 @@ def _starts_paragraph(paragraph: list[Line], line: Line, spacing: float) -> bool
 
 
 def _join(lines: list[Line], compounds: set[str]) -> str:
-    """The lines as running text, with words parted at line ends put together.
+    """The lines as running text. Words that were divided at line ends are joined.
 
     Where a line ends well before the others, as in a table or an address, and the next does not
     go on in lower case, the line break stays; where half of the lines do, all breaks stay. In the
@@ -353,5 +353,5 @@ def _first_word(text: str) -> str:
 
 
 def _is_wide(character: str) -> bool:
-    """Chinese and Japanese are written without spaces."""
+    """Whether a text is written without spaces, as Chinese and Japanese are."""
     return "\u3040" <= character <= "\u9fff" or "\uff00" <= character <= "\uff60"

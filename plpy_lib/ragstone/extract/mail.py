@@ -23,7 +23,7 @@ _MAX_PARTS = 1_000
 
 @dataclass
 class Letter:
-    """What a mail program shows of a message."""
+    """The parts of a message that a mail program shows."""
 
     headers: dict[str, str] = field(default_factory=dict)
     text: str = ""
@@ -32,8 +32,8 @@ class Letter:
 
 
 def extract(source: Source, limits: Limits) -> Extracted:
-    """The headers a reader sees, the text, and the names of attachments; mails within it, too."""
-    # compat32: the newer policy parses addresses in time that grows with the square of their size.
+    """The visible headers, the text, the names of attachments, and mails attached to it."""
+    # compat32, because the newer policy parses addresses in quadratic time.
     message = email.message_from_bytes(source.data.lstrip(), policy=email.policy.compat32)
     collector = Collector(limits)
     letters = list(_letters(message))
@@ -77,7 +77,7 @@ def described(letter: Letter) -> dict[str, str]:
 
 
 def sent(date: str) -> str | None:
-    """A mail's date as ISO 8601, None where it is none."""
+    """The date of a mail as ISO 8601; None if it is not a date."""
     try:
         return email.utils.parsedate_to_datetime(date[:200]).isoformat()
     except (ValueError, TypeError, IndexError, OverflowError):
@@ -138,7 +138,7 @@ def _headers(message: Message) -> dict[str, str]:
 
 
 def _decoded(value: str) -> str:
-    """A header with its encoded words legible; raw bytes in it are taken for what they are."""
+    """A header with its encoded words and raw bytes decoded."""
     try:
         parts = email.header.decode_header(value)
     except (email.header.HeaderParseError, ValueError):

@@ -1,4 +1,4 @@
-"""Markdown, by its own structure."""
+"""Markdown, split by its structure."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?)\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
 _FIELD = re.compile(r"^(title|author|lang|language|date)[ \t]*:[ \t]*(.+?)[ \t]*$", re.MULTILINE)
 _TAG = re.compile(r"<!--.{0,500}?-->|<[^<>]{0,500}>", re.DOTALL)
-# The parser takes time with the square of a paragraph of brackets or marks.
+# The time of the parser grows with the square of a paragraph of brackets or marks.
 _MAX_PARAGRAPH = 50_000
 _parser: MarkdownIt | None = None
 
 
 def extract(source: Source, limits: Limits) -> Extracted:
-    """Headings become sections; listings, tables and list items stay what they are."""
+    """Headings become sections. Listings, tables and list items keep their kind."""
     text = decode(source.data)[0].replace("\r\n", "\n").replace("\r", "\n")
     fields: dict[str, str] = {}
     if match := _FRONT_MATTER.match(text):

@@ -1,4 +1,4 @@
-"""What every extractor takes and gives."""
+"""The input and output of every extractor."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["paragraph", "heading", "table", "code", "list"]
 
-# A heading longer than this is a paragraph in large type; a path of them stays readable.
+# A longer heading is a paragraph in large type. So paths of headings stay readable.
 MAX_HEADING = 200
 _MAX_SECTION = 400
 # Names of columns longer than this are not repeated.
@@ -45,7 +45,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A document's bytes with the name it goes by, and the type it was recognised as.
+    """A document's bytes with its name and its recognised type.
 
     `ocr` recognises its pictures, None where OCR is off.
     """
@@ -91,7 +91,7 @@ class Collector:
         continues: bool = False,
         header: str | None = None,
     ) -> None:
-        """Append a block; empty ones vanish. Raises DocumentError too_much_text."""
+        """Append a block unless it is empty. Raises DocumentError too_much_text."""
         self._left -= len(text)
         if self._left < 0:
             raise DocumentError(
@@ -105,7 +105,7 @@ class Collector:
             self.blocks.append(Block(text, page, self.section, kind, level, continues, header))
 
     def table(self, rows: Iterable[Sequence[str]], *, page: int | None = None) -> None:
-        """Append a table row by row as `a | b`, its first row known to the others if it names."""
+        """Append a table row by row as `a | b`, with the names that its first row may have."""
         header: str | None = None
         for number, cells in enumerate(rows):
             text = row_text(cells)
@@ -116,7 +116,7 @@ class Collector:
                 self.add(text, page=page, kind="table", header=header)
 
     def heading(self, text: str, level: int, *, page: int | None = None) -> None:
-        """Append a heading and open its section. What is too long for one is a paragraph."""
+        """Append a heading and open its section. A heading that is too long is a paragraph."""
         title = " ".join(clean_text(text).split())
         if not title:
             return
@@ -140,7 +140,7 @@ class Collector:
 
 
 def row_text(cells: Iterable[str]) -> str:
-    """A row of a table as a reader takes it in: `a | b`. Cells left empty at its end vanish."""
+    """A row of a table as `a | b`, without empty cells at its end."""
     texts = [" ".join(cell.split()) for cell in cells]
     while texts and not texts[-1]:
         texts.pop()
@@ -148,7 +148,7 @@ def row_text(cells: Iterable[str]) -> str:
 
 
 def names_columns(cells: Sequence[str]) -> bool:
-    """Whether a table's first row looks like names: several, different, none of them a number."""
+    """Whether the first row of a table has names: several, different, and not numbers."""
     names = [cell.strip() for cell in cells if cell.strip()]
     return (
         len(names) > 1

@@ -12,7 +12,7 @@ from .encoding import decode
 from .model import Collector, Extracted, Source
 from .options import Limits
 
-# Results longer than this are data or progress bars.
+# Longer results are data or progress bars.
 _MAX_OUTPUT = 2_000
 
 

@@ -1,4 +1,4 @@
-"""Text of pictures, recognised by Tesseract's C library inside this very process.
+"""Text of pictures, recognised by Tesseract's C library in this process.
 
 The child can start no program, so the library is called. It is loaded for the first page that
 needs it: pages that have text cost nothing.
@@ -18,16 +18,16 @@ from .cleaning import is_blank
 from .options import Limits, Ocr
 from .page import Line, Page
 
-# What Tesseract is trained on, and what keeps the picture of a page small.
+# Tesseract is trained on this resolution, and it keeps the picture of a page small.
 DPI = 300
 # A page of any size is rendered to no more than this, three times A4: 25 MB in grey, and several
 # times that while it is worked on.
 MAX_PIXELS = 25_000_000
-# What a picture may hold before it is made smaller, at 4 bytes each.
+# The pixels that a picture may have before it is made smaller, at 4 bytes each.
 MAX_DECODED_PIXELS = 40_000_000
-# A line recognised with less confidence, of 100, is a pattern or a drawing.
+# A line with less confidence, of 100, is a pattern or a drawing.
 _MIN_CONFIDENCE = 40.0
-# Sizes are told from the heights of rows and vary by so much in text of one size.
+# Sizes are estimated from the heights of rows, which vary by this much in text of one size.
 _SAME_SIZE = 0.25
 _LIBRARIES = ("libtesseract.so.5", "libtesseract.so.4")
 _LEPTONICA = ("liblept.so.5", "libleptonica.so.6")
@@ -35,7 +35,7 @@ _AUTOMATIC_LAYOUT, _TEXT_LINE = 3, 2
 
 
 class Unavailable(Exception):
-    """OCR is wanted and cannot be had; the text says why, `hint` what to do."""
+    """OCR is on but not available. The text says why, `hint` what to do."""
 
     def __init__(self, reason: str, hint: str) -> None:
         super().__init__(reason)
@@ -47,7 +47,7 @@ class PageTooSlow(Exception):
 
 
 class Recogniser:
-    """Recognises pages of one document, each within its limit, until the document's is used up.
+    """Recognises pages of one document within the time limits of a page and of the document.
 
     `allow` is called with the seconds that a page may take before each one; it winds up the clock
     that ends a process whose parser does not come back. `recognised` and `given_up` are the pages'
@@ -71,7 +71,7 @@ class Recogniser:
         return self._ocr.languages
 
     def page(self, number: int, show: Callable[[Engine], tuple[float, float] | None]) -> Page:
-        """Page `number` as lines; without any where it was given up or OCR cannot be had.
+        """Page `number` as lines; no lines if it was given up or OCR is not available.
 
         `show` gives the engine the page's picture and returns its pixels a point and its height in
         points, None where there is no picture.
@@ -99,7 +99,7 @@ class Recogniser:
         return page
 
     def close(self) -> None:
-        """Free the engine's memory, and wind up the clock for what is left to do."""
+        """Free the memory of the engine, and restart the clock for the remaining work."""
         if self._engine:
             self._engine.close()
             self._engine = None
@@ -119,10 +119,10 @@ class Recogniser:
 
 
 class Engine:
-    """Tesseract with its languages loaded. Raises Unavailable where that fails."""
+    """Tesseract with its languages loaded. Raises Unavailable if that fails."""
 
     def __init__(self, ocr: Ocr) -> None:
-        # Threads would die of the child's limit on processes.
+        # The child's limit on processes does not allow threads.
         os.environ["OMP_THREAD_LIMIT"] = "1"
         if ocr.data_folder is None:
             raise Unavailable("Tesseract is not installed", install_hint(ocr.languages))
@@ -150,7 +150,7 @@ class Engine:
         self._library.TessBaseAPISetSourceResolution(self._handle, round(dpi))
 
     def recognise(self, seconds: float, scale: float, height: float) -> list[Line]:
-        """The lines of the picture that was shown last. Raises PageTooSlow."""
+        """The lines of the last picture. Raises PageTooSlow."""
         monitor = self._library.TessMonitorCreate()
         try:
             self._library.TessMonitorSetDeadlineMSecs(monitor, round(1_000 * seconds))
@@ -213,7 +213,7 @@ class Engine:
 
 
 def _even_sizes(lines: list[Line]) -> list[Line]:
-    """A line's height depends on its letters: what differs little from the usual is as usual."""
+    """Round sizes close to the usual one, because the height of a line depends on its letters."""
     if lines:
         usual = statistics.median(line.size for line in lines)
         for line in lines:
@@ -315,7 +315,7 @@ TURN_ON_HINT = (
 
 
 def no_text(what: str, recogniser: Recogniser | None) -> DocumentError:
-    """The document of pictures only, and what to do about it; `what` says what it holds."""
+    """The error for a document of pictures only, with what to do. `what` names its content."""
     if recogniser is None:
         hint, detail = TURN_ON_HINT, f"{what}, and OCR is off."
     elif recogniser.unavailable:
@@ -352,7 +352,7 @@ def _load(names: tuple[str, ...]) -> Any:
 
 
 def _declare(library: Any) -> None:
-    """Pointers are returned as numbers, and taken as such: they must not be cut to an int."""
+    """Declare the types of pointers, so that they are not truncated to int."""
     pointer, text, number = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int
     places = [ctypes.POINTER(number)] * 4
     for name, result, arguments in (

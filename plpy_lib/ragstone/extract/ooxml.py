@@ -1,4 +1,4 @@
-"""What the Office formats share: XML parts in an archive, and core properties."""
+"""Common parts of the Office formats: XML parts in an archive, and core properties."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def parse_xml(data: bytes, *, allow_doctype: bool = False) -> Any:
 
 
 def part(archive: zipfile.ZipFile, name: str) -> Any | None:
-    """The root element of a part, None where the archive has no such part."""
+    """The root element of a part; None if the archive has no such part."""
     try:
         data = archive.read(name)
     except KeyError:
@@ -63,7 +63,7 @@ def properties(archive: zipfile.ZipFile) -> dict[str, str]:
 
 
 def relations(archive: zipfile.ZipFile, name: str) -> dict[str, tuple[str, str]]:
-    """What a part points to inside the archive, by id: kind and name. "" is the package itself."""
+    """The parts to which a part refers, by id: kind and name. "" is the package itself."""
     folder, _, file = name.rpartition("/")
     root = part(archive, f"{folder}/_rels/{file}.rels" if folder else f"_rels/{file}.rels")
     found: dict[str, tuple[str, str]] = {}

@@ -39,7 +39,7 @@ _SKIPPED = frozenset(
     }
 )
 _SPACERS = {_TEXT + "tab": "\t", _TEXT + "line-break": "\n"}
-# What is shown apart from the paragraph it is anchored in.
+# Elements shown apart from the paragraph in which they are anchored.
 _APART = frozenset(
     {_DRAW + "text-box", _TEXT + "note-body", _OFFICE + "annotation", _DRAW + "page"}
 )
@@ -120,7 +120,7 @@ class _Walker:
         self._heading: Any = None
 
     def title(self, slide: Any) -> None:
-        """Open a slide's section with what stands in its title's place."""
+        """Open the section of a slide, named by the text in its title's place."""
         for frame in slide.iter(_DRAW + "frame", _DRAW + "custom-shape"):
             if frame.get(_PRESENTATION + "class") == "title":
                 text = " ".join(_text(node) for node in frame.iter(_TEXT + "p"))

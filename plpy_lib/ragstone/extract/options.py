@@ -1,4 +1,4 @@
-"""What a document may cost, and whether its pictures are read."""
+"""The limits for a document, and whether text in its pictures is recognised."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """What one document may cost. The child enforces these; memory, CPU and time the kernel too.
+    """The limits for one document. The child enforces these; memory, CPU and time the kernel too.
 
     Byte and page caps are those measured as sensible for a document management system; 30 s of
     CPU is about a hundred times what a 1,000-page book takes, and wall time is twice that so that

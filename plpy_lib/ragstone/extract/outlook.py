@@ -68,7 +68,7 @@ def _letter(container: Any) -> mail.Letter:
 
 
 def _property(container: Any, number: str, folder: str = "") -> str | None:
-    """A text property, in Unicode or in the code page of the machine it was written on."""
+    """A text property, in Unicode or in the code page of the machine that wrote it."""
     if data := _stream(container, f"{folder}__substg1.0_{number}001F"):
         return data.decode("utf-16-le", "replace").rstrip("\x00")
     if data := _stream(container, f"{folder}__substg1.0_{number}001E"):
@@ -99,7 +99,7 @@ def _rich_text(container: Any) -> str:
 
 
 def _date(container: Any) -> str | None:
-    """When it was sent, else delivered: hundreds of nanoseconds since 1601."""
+    """When it was sent, or else delivered. The file counts 100 ns since 1601."""
     data = _stream(container, "__properties_version1.0")[_HEADER_BYTES:]
     found: dict[int, int] = {}
     for start in range(0, len(data) - _ENTRY_BYTES + 1, _ENTRY_BYTES):

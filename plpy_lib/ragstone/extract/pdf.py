@@ -21,7 +21,7 @@ from .page import Line, Page
 
 _PRINTED_LINE = re.compile("[^\r\n\ufffe\x02]+[\ufffe\x02]?")
 _LEADERS = re.compile(r"(?: ?[.·_]){5,} ?| ?…{2,} ?")
-# Only pages with one of these are looked at letter by letter.
+# Only pages with one of these are examined letter by letter.
 _MATHEMATICS = re.compile("[∈→⇒⇔⊆∩∪≤≥∞∀∃∼∅◦∗−]")
 # Up to three letters in a row, and the spaces after such: a formula has no more.
 _NO_WORD = re.compile(
@@ -32,7 +32,7 @@ _SYMBOL_FONT, _ITALIC_FONT = (b"CMSY", b"CMBSY"), b"CMMI"
 _SLANT = 0.1
 _DATE = re.compile(r"D:(\d{4})(\d\d)?(\d\d)?(\d\d)?(\d\d)?(\d\d)?")
 _INFO = {"Subject": "subject", "Keywords": "keywords", "Creator": "creator", "Producer": "producer"}
-# What programs write where nobody gave a title or a name.
+# Placeholders that programs write if nobody gave a title or a name.
 _PLACEHOLDERS = {"", "untitled", "unspecified", "anonymous", "unknown", "none"}
 
 
@@ -181,7 +181,7 @@ def _set_right(text_page: Any, text: str, start: int) -> str:
 
 
 def _is_slant(text_page: Any, index: int) -> bool:
-    """Whether a space between two letters of TeX's italics is none."""
+    """Whether a space between two letters of TeX's italics is an artefact."""
     raw = text_page.raw
     if not pdfium.FPDFText_IsGenerated(raw, index) or index < 1:
         return False
@@ -212,7 +212,7 @@ def _line(text_page: Any, text: str, first: int, last: int) -> Line:
 
 
 def _rejoin(lines: list[Line]) -> list[Line]:
-    """Put pieces of one printed line together again: superscripts and what follows them."""
+    """Join the pieces of a printed line: superscripts and the text after them."""
     joined: list[Line] = []
     for line in lines:
         before = joined[-1] if joined else None
@@ -232,7 +232,7 @@ def _beside(before: Line, line: Line) -> bool:
     gap = line.left - before.right
     if gap < -0.5 * before.size:
         return False
-    # The cells of a row can stand far apart, but on the very same line.
+    # The cells of a row can be far apart, but they are on exactly the same line.
     is_row = abs(before.bottom - line.bottom) < 0.1 * line.size
     return is_row or (gap <= 3 * before.size and overlap > 0.3 * min(before.size, line.size))
 
@@ -241,7 +241,7 @@ def _beside(before: Line, line: Line) -> bool:
 
 
 def _outline(document: pypdfium2.PdfDocument, limits: Limits) -> dict[int, list[Bookmark]]:
-    """Bookmarks by page number. A cyclic or endless tree is cut at a bound, not followed."""
+    """Bookmarks by page number. A cyclic or endless tree is cut at a limit."""
     found: dict[int, list[Bookmark]] = {}
     try:
         for count, item in enumerate(document.get_toc(max_depth=6)):
@@ -306,7 +306,7 @@ def _recognise(document: pypdfium2.PdfDocument, pages: list[Page], ocr: Recognis
 def _show(
     document: pypdfium2.PdfDocument, index: int, engine: Engine
 ) -> tuple[float, float] | None:
-    """The page as a picture, or None where it has neither a picture nor a drawing."""
+    """The page as a picture; None if it has neither a picture nor a drawing."""
     page = document[index]
     try:
         if pdfium.FPDFPage_CountObjects(page.raw) < 1:

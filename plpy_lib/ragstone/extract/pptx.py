@@ -25,7 +25,7 @@ _STRICT = {
     "http://purl.oclc.org/ooxml/presentationml/main": _P,
 }
 _TITLES = ("title", "ctrTitle")
-# What stands on every slide: its number, the date, the footer.
+# Elements of every slide: its number, the date, the footer.
 _MARGINS = ("sldNum", "dt", "ftr", "hdr")
 
 
@@ -157,7 +157,7 @@ def _notes(archive: zipfile.ZipFile, name: str, number: int, collector: Collecto
 
 
 def _words(archive: zipfile.ZipFile, name: str, number: int, collector: Collector) -> None:
-    """Titles and categories of a chart, texts of a diagram: the numbers are not for search."""
+    """Titles and categories of a chart, texts of a diagram. Numbers are left out."""
     root = part(archive, name)
     if root is None:
         return

@@ -1,4 +1,4 @@
-"""reStructuredText, read for its structure alone: no directive is carried out, nothing included."""
+"""reStructuredText, read for its structure. Directives are not run, nothing is included."""
 
 from __future__ import annotations
 
@@ -112,12 +112,12 @@ class _Reader:
         return True
 
     def _inner(self, body: list[str]) -> None:
-        """What is in a note or a figure, as paragraphs: titles do not occur there."""
+        """The content of a note or a figure as paragraphs. It has no titles."""
         for paragraph in re.split(r"\n\s*\n", "\n".join(body)):
             self.collector.add(_inline(" ".join(paragraph.split())))
 
     def _indented(self) -> Iterator[str]:
-        """The lines that are further in, without their common indent."""
+        """The lines that are indented further, without their common indentation."""
         start = self._at
         while self._at < len(self._lines) and (
             not self._line(0).strip() or self._line(0)[:1].isspace()
@@ -164,7 +164,7 @@ class _Reader:
         self.collector.table([_inline(cell) for cell in row] for row in [*rows, row] if row)
 
     def _paragraph(self) -> None:
-        """Lines up to a blank one; a listing where the paragraph before ended in `::`."""
+        """Lines up to a blank one; a listing if the paragraph before ended with `::`."""
         gathered = [self._line(0).strip()]
         self._at += 1
         while self._line(0).strip() and not _BULLET.match(self._line(0).lstrip()):

@@ -25,7 +25,7 @@ def extract(source: Source, limits: Limits) -> Extracted:
     """
     data = _without_binary(source.data)
     page = _code_page(data)
-    # striprtf wants text; Latin 1 keeps each byte what it is until the code page is applied.
+    # striprtf takes text. Latin 1 keeps each byte until the code page is applied.
     text = plain_text(data.decode("latin-1"), page)
     collector = Collector(limits)
     pages = text.split(_PAGE_MARK)
@@ -51,7 +51,7 @@ def extract(source: Source, limits: Limits) -> Extracted:
 
 
 def plain_text(rtf: str, code_page: str) -> str:
-    """The text of RTF; pages are parted by form feeds. Raises DocumentError damaged."""
+    """The text of RTF, with form feeds between pages. Raises DocumentError damaged."""
     from striprtf.striprtf import rtf_to_text
 
     marked = _PAGE_BREAK.sub(r"\\par \\'0c\\par ", rtf)
@@ -64,7 +64,7 @@ def plain_text(rtf: str, code_page: str) -> str:
 
 
 def _without_binary(data: bytes) -> bytes:
-    """Pictures as raw bytes hold braces that are not RTF's."""
+    """Remove pictures in raw bytes, because their braces are not part of the RTF."""
     parts: list[bytes] = []
     place = 0
     while match := _BINARY.search(data, place):

@@ -17,7 +17,7 @@ from .encoding import decode
 from .model import Collector, Extracted, Source, names_columns, row_text
 from .options import Limits
 
-# Cells between values that are far apart are not walked through one by one.
+# If values are further apart than this, the cells in between are skipped.
 _MAX_EMPTY_ROWS = 100_000
 
 
@@ -80,7 +80,7 @@ _Rows = Iterable[Iterable[Any]]
 
 
 def _add_sheet(rows: _Rows, number: int, collector: Collector) -> bool:
-    """False where the rest was left out."""
+    """Return False if the rest was left out."""
     header: str | None = None
     empty, first = 0, True
     for row in rows:
@@ -102,7 +102,7 @@ def _add_sheet(rows: _Rows, number: int, collector: Collector) -> bool:
 
 
 def _shown(cell: Any) -> str:
-    """A value as its reader sees it, as far as that can be told without its format."""
+    """A value as it is shown, as far as that is known without its format."""
     match cell:
         case None | "":
             return ""
@@ -136,7 +136,7 @@ def _sheets_of_xlsx(source: Source) -> list[tuple[str, _Rows]]:
 
 
 def _values(sheet: Any) -> Iterator[Iterable[Any]]:
-    # The dimension that a file declares can be a lie, and openpyxl would pad each row to it.
+    # The declared dimension can be wrong, and openpyxl would pad each row to it.
     sheet.reset_dimensions()
     yield from sheet.iter_rows(values_only=True)
 
@@ -156,7 +156,7 @@ def _sheets_by_calamine(data: bytes) -> list[tuple[str, _Rows]]:
             "damaged", "the document is damaged", detail=f"It is no readable spreadsheet: {error}"
         ) from None
     except BaseException as error:
-        # A panic in Rust is no Exception, but the child lives on.
+        # A panic in Rust is not an Exception, but the child continues.
         if type(error).__name__ != "PanicException":
             raise
         raise DocumentError(

@@ -1,4 +1,4 @@
-"""Where Tesseract's language data is; without loading anything, since backends ask, too."""
+"""Find Tesseract's language data. It loads nothing, because backends call it too."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _FOLDERS = (
     "usr/share/tessdata",
     "usr/local/share/tessdata",
 )
-# Data of these names is no language: the orientation of a page, and formulas.
+# Data of these names are not languages but the orientation of a page, and formulas.
 _NO_LANGUAGE = frozenset(("osd", "equ"))
 LANGUAGES = re.compile(r"[A-Za-z]\w{2,30}(\+[A-Za-z]\w{2,30}){0,9}", re.ASCII)
 
 
 def data_folder(root: Path = Path("/")) -> Path | None:
-    """The folder of the newest language data, None where Tesseract is not installed."""
+    """The folder of the newest language data; None if Tesseract is not installed."""
     found = (path for pattern in _FOLDERS for path in sorted(root.glob(pattern), reverse=True))
     return next((path for path in found if any(path.glob("*.traineddata"))), None)
 
@@ -33,7 +33,7 @@ def installed(folder: Path | None) -> list[str]:
 
 
 def ocr(languages: str) -> Ocr | None:
-    """What the child needs to recognise in these languages (`eng+deu`); None for `off`."""
+    """The options with which the child recognises these languages (`eng+deu`); None for `off`."""
     if languages == "off":
         return None
     folder = data_folder()
@@ -41,7 +41,7 @@ def ocr(languages: str) -> Ocr | None:
 
 
 def problem(languages: str, folder: Path | None) -> tuple[str, str] | None:
-    """Why these languages cannot be recognised and what to do about it, None where they can."""
+    """Why these languages cannot be recognised, and what to do; None if they can."""
     if folder is None:
         return (
             "Tesseract is not installed on the server.",

@@ -1,4 +1,4 @@
-"""Plain text in whatever encoding it comes."""
+"""Plain text in any known encoding."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PARAGRAPH = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 
 
 def extract(source: Source, limits: Limits) -> Extracted:
-    """Paragraphs are what blank lines part; a form feed begins a page.
+    """Blank lines separate paragraphs; a form feed begins a page.
 
     Raises DocumentError unsupported for binary rubbish.
     """

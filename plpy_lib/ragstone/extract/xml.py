@@ -22,7 +22,7 @@ _DATES = ("created", "date", "published", "pubDate", "lastBuildDate")
 
 
 def extract(source: Source, limits: Limits) -> Extracted:
-    """Elements that hold text become paragraphs, records of short values rows `name: value`.
+    """Elements with text become paragraphs, records of short values become rows `name: value`.
 
     A title opens a section for what is in the same element. Entities of its own are never
     expanded. Raises DocumentError damaged.
@@ -84,7 +84,7 @@ class _Walker:
                 skipped = node
 
     def _add(self, node: Any) -> bool:
-        """Take in an element's text; True where that was all there is in it."""
+        """Add the text of an element. Return True if it has no more content."""
         title = next((child for child in node if _name(child) in _TITLES), None)
         text = _text(title) if title is not None and not _is_record(node) else ""
         if text:
@@ -125,7 +125,7 @@ def _label(node: Any) -> str:
 
 
 def _text(node: Any) -> str:
-    """All text in an element; web markup that feeds carry inside it is taken off."""
+    """All text in an element, without the web markup that feeds have in it."""
     text = " ".join("".join(node.itertext()).split())
     if _MARKUP.search(text):
         from .html import parse_html
@@ -136,14 +136,14 @@ def _text(node: Any) -> str:
 
 
 def _has_own_text(node: Any) -> bool:
-    """Whether there is text directly in it, not only in its children."""
+    """Whether an element has text of its own, not only in its children."""
     return bool(node.text and node.text.strip()) or any(
         child.tail and child.tail.strip() for child in node
     )
 
 
 def _is_record(node: Any) -> bool:
-    """Several children of different names, each one short value: a row of a table."""
+    """Whether it is a record: several children of different names, each a short value."""
     return (
         1 < len(node) <= _MAX_FIELDS
         and all(len(child) == 0 and len(child.text or "") <= _MAX_VALUE for child in node)
@@ -152,7 +152,7 @@ def _is_record(node: Any) -> bool:
 
 
 def _attributes(node: Any) -> list[str]:
-    """Attributes that say something: not namespaces, addresses and styles."""
+    """Attributes with information: not namespaces, addresses and styles."""
     found = []
     for name, value in node.attrib.items():
         plain = name.rpartition("}")[2]

@@ -1,1 +1,1 @@
-"""From what was extracted to passages."""
+"""Make passages of extracted text."""

@@ -12,14 +12,14 @@ from typing import Literal, Protocol
 
 from ragstone.extract.model import Block
 
-# semantic-text-splitter takes time with the square of what it is given without a line break
-# (measured: 0.06 s for 100 kB, 5.4 s for 1 MB), so it is given this much at a time.
+# The time of semantic-text-splitter grows with the square of a text without line breaks (measured:
+# 0.06 s for 100 kB, 5.4 s for 1 MB). So it gets this much at a time.
 _WINDOW = 4_096
 # A title or section path longer than this is shortened in the text that is embedded.
 _MAX_LABEL = 200
-# The least that any text can be split to.
+# The smallest size to which any text can be split.
 _MIN_ROOM = 8
-# Of the places between sentences one in so many is a drop in similarity.
+# One in this many places between sentences counts as a drop in similarity.
 _DROPS_ONE_IN = 4
 _SHORT_COSTS = 0.5
 _BREAK_COSTS = 0.05
@@ -64,7 +64,7 @@ class ChunkSpec:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A passage. `content` is what the document says, `embed_text` what the model is given.
+    """A passage. `content` is the text of the document, `embed_text` the text for the model.
 
     `char_count` is of `content`; `token_count` is of `embed_text` as the model sees it, special
     tokens included. Page and section are those of where the content starts.
@@ -79,7 +79,7 @@ class Chunk:
 
 
 class Tokenizer(Protocol):
-    """What this module needs of `tokens.Tokenizer`."""
+    """The methods of `tokens.Tokenizer` that this module uses."""
 
     def count(self, text: str) -> int: ...
 
@@ -88,7 +88,7 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class _Passage:
-    """A piece of a stretch; `prefix` is said before it, though it stands elsewhere."""
+    """A piece of a stretch. `prefix` is put before it, a text from elsewhere in the document."""
 
     stretch: _Stretch
     start: int
@@ -162,7 +162,7 @@ def chunk(
 def _recursive(
     blocks: Sequence[Block], spec: ChunkSpec, tokenizer: Tokenizer
 ) -> Iterator[_Passage]:
-    """At the strongest break that fits: paragraph, line, sentence, word, character."""
+    """Split at the strongest break that fits: paragraph, line, sentence, word, character."""
     split, window = _splitter(spec, tokenizer)
     for stretch in _stretches(blocks):
         if len(stretch.text) <= spec.size and spec.unit == "characters":
@@ -176,7 +176,7 @@ _Split = Callable[[str], list[tuple[int, str]]]
 
 
 def _splitter(spec: ChunkSpec, tokenizer: Tokenizer) -> tuple[_Split, int]:
-    """What splits a text, and how much of it to give it at a time."""
+    """Return the splitter, and how many characters to give it at a time."""
     from semantic_text_splitter import TextSplitter
 
     overlap = min(spec.overlap, spec.size // 2)
@@ -187,7 +187,7 @@ def _splitter(spec: ChunkSpec, tokenizer: Tokenizer) -> tuple[_Split, int]:
 
 
 def _fixed(blocks: Sequence[Block], spec: ChunkSpec, _: Tokenizer) -> Iterator[_Passage]:
-    """Every so many characters, wherever that falls, over headings too."""
+    """Split after a fixed number of characters, also within words and across headings."""
     stretch = _Stretch(blocks)
     step = spec.size - spec.overlap
     for start in range(0, max(1, len(stretch.text) - spec.overlap), step):
@@ -199,7 +199,7 @@ def _fixed(blocks: Sequence[Block], spec: ChunkSpec, _: Tokenizer) -> Iterator[_
 def _structure(
     blocks: Sequence[Block], spec: ChunkSpec, tokenizer: Tokenizer
 ) -> Iterator[_Passage]:
-    """Between paragraphs, lists, tables and listings; within one only where it is too long.
+    """Split between paragraphs, lists, tables and listings; within one only if it is too long.
 
     A part of a table begins with the names of its columns. Only running text overlaps.
     """
@@ -212,14 +212,14 @@ def _structure(
 
 
 def _code(blocks: Sequence[Block], spec: ChunkSpec, tokenizer: Tokenizer) -> Iterator[_Passage]:
-    """Definitions whole, neighbours of the same class together; long ones at blank lines."""
+    """Keep definitions whole and those of one class together; split long ones at blank lines."""
     for _, group in groupby(blocks, lambda block: (block.section or "").split(" > ")[0]):
         stretch = _Stretch(list(group))
         yield from _packed(stretch, _definitions(stretch), spec, tokenizer)
 
 
 def _auto(blocks: Sequence[Block], spec: ChunkSpec, tokenizer: Tokenizer) -> Iterator[_Passage]:
-    """Source code by its definitions, everything else by its structure."""
+    """Split source code by its definitions, everything else by its structure."""
     is_code = all(block.kind == "code" for block in blocks)
     return (_code if is_code else _structure)(blocks, spec, tokenizer)
 
@@ -230,7 +230,7 @@ def _semantic(
     tokenizer: Tokenizer,
     similarities: Similarities | None = None,
 ) -> Iterator[_Passage]:
-    """Where neighbouring sentences mean something else; lists, tables and listings as `structure`.
+    """Split where the meaning of sentences changes; lists, tables and listings as `structure`.
 
     Of all ways to break a stretch into passages that fit, the one whose breaks are between the
     least similar sentences: see `_best_begins`.
@@ -270,7 +270,7 @@ class _Part:
 
 
 def _parts(stretch: _Stretch) -> list[_Part]:
-    """Runs of list items, rows or lines of code; a paragraph; headings with what they head."""
+    """Group list items, rows or lines of code, and headings with the text below them."""
     parts: list[_Part] = []
     blocks = stretch.blocks
     for index, block in enumerate(blocks):
@@ -302,7 +302,7 @@ def _definitions(stretch: _Stretch) -> list[_Part]:
 def _packed(
     stretch: _Stretch, parts: Sequence[_Part], spec: ChunkSpec, tokenizer: Tokenizer
 ) -> Iterator[_Passage]:
-    """As many neighbouring parts together as there is room for."""
+    """Join as many neighbouring parts as there is room for."""
     fits = _fits(spec, tokenizer)
     open_part: _Part | None = None
     for part in parts:
@@ -334,7 +334,7 @@ class _Run:
     tokens: list[int] | None
 
     def text(self, first: int, last: int) -> str:
-        """Sentences `first` to `last` as they stand."""
+        """The text of sentences `first` to `last`."""
         return self.stretch.text[self.places[first][0] : self.places[last][1]]
 
     def texts(self) -> list[str]:
@@ -347,7 +347,7 @@ class _Run:
 
 
 def _runs(stretch: _Stretch, spec: ChunkSpec, tokenizer: Tokenizer) -> Iterator[_Run | _Passage]:
-    """The stretch as runs of sentences; what is no running text and does not fit is in passages."""
+    """The stretch as runs of sentences; other text that does not fit comes as passages."""
     fits = _fits(spec, tokenizer)
     places: list[tuple[int, int]] = []
     for part in _parts(stretch):
@@ -392,7 +392,7 @@ def _bounded(
     spec: ChunkSpec,
     tokenizer: Tokenizer,
 ) -> Iterator[tuple[int, int]]:
-    """A sentence, or where it is too long for a chunk its pieces, without overlap."""
+    """A sentence, or its pieces without overlap if it is too long for a chunk."""
     if _fits(spec, tokenizer)(stretch.text[start:end]):
         yield start, end
         return
@@ -402,7 +402,7 @@ def _bounded(
 
 
 def _joined(run: _Run, drops: Sequence[float], spec: ChunkSpec) -> Iterator[_Passage]:
-    """The run's passages, each with the sentences it repeats where there is room for them."""
+    """The passages of a run, each with the sentences that it repeats if there is room for them."""
     leads = [_lead(run, begin, drops, spec) for begin in range(len(run.places))]
     begins = _best_begins(run, leads, drops, spec)
     for begin, after in pairwise([*begins, len(run.places)]):
@@ -422,7 +422,7 @@ def _lead(run: _Run, begin: int, drops: Sequence[float], spec: ChunkSpec) -> int
 def _best_begins(
     run: _Run, leads: Sequence[int], drops: Sequence[float], spec: ChunkSpec
 ) -> list[int]:
-    """At which sentences passages begin so that what all of them cost is least.
+    """The sentences at which passages begin, so that their total cost is smallest.
 
     A break costs by how much its sides are more similar than at the document's larger drops, and
     is worth something where they are less; and each costs a little, since a reader is better off
@@ -454,7 +454,7 @@ def _best_begins(
 def _fits(spec: ChunkSpec, tokenizer: Tokenizer) -> Callable[[str], bool]:
     if spec.unit == "characters":
         return lambda text: len(text) <= spec.size
-    # No token of a word has more than some characters: what is far too long need not be counted.
+    # A token has few characters. So a text that is far too long need not be counted.
     return lambda text: len(text) <= 16 * spec.size and tokenizer.count(text) <= spec.size
 
 
@@ -465,7 +465,7 @@ def _passage(stretch: _Stretch, part: _Part) -> _Passage:
 def _broken(
     stretch: _Stretch, part: _Part, spec: ChunkSpec, tokenizer: Tokenizer
 ) -> Iterator[_Passage]:
-    """A part too long for one chunk: by its blocks, and a block too long by its sentences."""
+    """Split a part that is too long for one chunk, by its blocks or within a block by sentences."""
     if part.first == part.last:
         yield from _by_sentences(stretch, part.first, spec, tokenizer)
         return
@@ -567,7 +567,7 @@ def _in_windows(text: str, split: _Split, window: int) -> Iterator[tuple[int, st
 def _fit(
     passage: _Passage, spec: ChunkSpec, tokenizer: Tokenizer, title: str | None
 ) -> Iterator[Chunk]:
-    """The passage as chunks, more than one where the model would not take it whole."""
+    """The passage as chunks: several if it is too long for the model."""
     render = _renderer(spec, tokenizer, title, passage.stretch.block_at(passage.start).section)
     pending = [(passage.start, passage.text)]
     while pending:
@@ -602,7 +602,7 @@ def keep_cut(
 
 
 def _located(pieces: list[str], content: str, start: int) -> Iterator[tuple[int, str]]:
-    """Each piece with where it begins in the stretch, so that its page is its own."""
+    """Each piece with its position in the stretch, from which its page is taken."""
     position = 0
     for piece in pieces:
         found = content.find(piece, position)
@@ -615,7 +615,7 @@ def _split_content(content: str, room: int, tokenizer: Tokenizer) -> list[str]:
     pieces = [piece for part in tokenizer.split_to_fit(content, room) if (piece := part.strip())]
     if len(pieces) > 1 or len(content) < 2:
         return pieces or [content]
-    # Tokens can merge differently at the seam with the template: then halving is good enough.
+    # Tokens can merge differently where template and text meet. Then the text is halved.
     middle = content.rfind(" ", 1, len(content) // 2 + 1)
     middle = middle if middle > 0 else len(content) // 2
     return [piece for part in (content[:middle], content[middle:]) if (piece := part.strip())]
@@ -627,13 +627,13 @@ _FIELD = re.compile(r"\{(title|section|content)\}")
 def _renderer(
     spec: ChunkSpec, tokenizer: Tokenizer, title: str | None, section: str | None
 ) -> Callable[[str], str]:
-    """What makes the text to embed. Labels that would crowd out the content are left out."""
+    """Make the text to embed. Labels that would leave too little room for content are left out."""
     if spec.template == "{content}":
         return lambda content: content
     labels = {"title": (title or "")[:_MAX_LABEL], "section": (section or "")[-_MAX_LABEL:]}
 
     def render(content: str) -> str:
-        # The first passage mostly begins with the title: once is enough.
+        # The first passage mostly begins with the title, which need not be repeated.
         shown = {name: "" if content.startswith(label) else label for name, label in labels.items()}
         values = {**shown, "content": content}
         return _FIELD.sub(lambda match: values[match[1]], spec.template).strip()

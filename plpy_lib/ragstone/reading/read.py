@@ -1,4 +1,4 @@
-"""Reading one document: its file, what it may cost, and what is kept of it beside the passages."""
+"""Reading one document: its file, its limits, and the properties kept beside the passages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ragstone.stores.files import Snapshot, open_beneath, snapshot
 
 
 def limits(settings: Mapping[str, str | None]) -> Limits:
-    """What a document may cost by the settings."""
+    """The limits for a document, from the settings."""
 
     def integer(name: str) -> int:
         return int(settings[name] or 0)
@@ -38,7 +38,7 @@ def limits(settings: Mapping[str, str | None]) -> Limits:
 def read_file(
     root: str | None, path: str | None, max_bytes: int, check: Callable[[], None]
 ) -> Snapshot:
-    """A copy of a file below the document root; raises DocumentError where there is none."""
+    """A copy of a file below the document root. Raises DocumentError if there is none."""
     if root is None:
         raise DocumentError(
             "no_document_root",
@@ -62,12 +62,12 @@ def read_file(
 
 
 def chunk_hash(chunk: Chunk) -> str:
-    """sha256 in hexadecimal of what is stored and what is embedded: equal means the same vector."""
+    """sha256 of the stored and the embedded text. Chunks with equal hashes have one vector."""
     return hashlib.sha256(f"{chunk.content}\0{chunk.embed_text}".encode()).hexdigest()
 
 
 def properties(extraction: Extraction) -> dict[str, object]:
-    """What the file says of itself, for rag.documents.extracted."""
+    """The properties that the file states, for rag.documents.extracted."""
     known = {
         "title": extraction.title,
         "author": extraction.author,

@@ -1,4 +1,4 @@
-"""How similar neighbouring sentences are, by a model: what the chunk strategy `semantic` asks."""
+"""Similarity of neighbouring sentences by a model, for the chunk strategy `semantic`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-# No book has more sentences; what comes after them is not compared, and size alone decides.
+# Books have fewer sentences. Later ones are not compared; only size decides there.
 MAX_SENTENCES = 50_000
-# Embedded together: a few seconds' work, and 3 MB of vectors.
+# How many sentences are embedded at once: a few seconds of work, and 3 MB of vectors.
 _TOGETHER = 2_000
-# The sentence next to a break counts, and the one behind it so much: one alone may be "He did."
+# The sentence next to a break counts 1, the one beyond it this much. One alone can be "He did."
 _BEHIND = 0.5
 
 
