@@ -589,7 +589,7 @@ def _fit(
 def keep_cut(
     blocks: Sequence[Block], spec: ChunkSpec, tokenizer: Tokenizer, title: str | None
 ) -> list[Chunk] | None:
-    """A chunk from each block, cut already; None where the model would not take one whole."""
+    """A chunk for each block, which was split before; None if one is too long for the model."""
     chunks = []
     for block in blocks:
         embed_text = _renderer(spec, tokenizer, title, block.section)(block.text)
