@@ -66,7 +66,7 @@ def run(server: Server, options: argparse.Namespace) -> Report:
         for query, text in collection.queries.items()
         if kept & collection.judgements[query].keys()
     }
-    vectors = embedder.embed(list(queries.values()), truncate=True)
+    vectors = embedder.embed_passages(list(queries.values()), truncate=True)
     rows = []
     for label in options.setting or SETTINGS:
         started = time.monotonic()
@@ -109,7 +109,7 @@ def _passages(
     tokenizer: Tokenizer,
     embedder: Embedder,
 ) -> Iterator[_Passage]:
-    compare = partial(similarities, embed=partial(embedder.embed, truncate=True))
+    compare = partial(similarities, embed=partial(embedder.embed_passages, truncate=True))
     for number, keys in enumerate(documents):
         parts = []
         for key in keys:
@@ -131,7 +131,7 @@ def _search(
     embedder: Embedder,
     language: str,
 ) -> Asked:
-    stored = embedder.embed([passage.chunk.embed_text for passage in passages], truncate=True)
+    stored = embedder.embed_passages([passage.chunk.embed_text for passage in passages], truncate=True)
     tokenize = own_tokenizer(language)
     index = bm25s.BM25(method="lucene")
     index.index(tokenize([passage.chunk.content for passage in passages]), show_progress=False)

@@ -18,13 +18,20 @@ from bench.harness import BenchError, Report, Row, Server
 from ragstone.errors import DocumentError
 from ragstone.extract import tesseract
 from ragstone.extract.options import Limits
+from ragstone.models.port import ModelSpec
 from ragstone.reading.chunk import ChunkSpec
 from ragstone.reading.passages import Extraction
 from ragstone.sandbox.parent import Sandbox
 from ragstone.sandbox.protocol import ExtractRequest
-from ragstone.stores.files import snapshot
+from ragstone.stores.column import OpenContent
 
-TOKENIZER = Path(__file__).resolve().parents[1] / "build" / "model" / "tokenizer.json"
+MODEL = ModelSpec(
+    "built",
+    "onnx",
+    str(Path(__file__).resolve().parents[1] / "build" / "model"),
+    dimension=384,
+    max_tokens=256,
+)
 # The limits that an installation has by default.
 LIMITS = Limits(cpu_seconds=60, wall_seconds=120)
 # Codes that are a fault of ragstone, or say nothing of the document.
@@ -57,14 +64,14 @@ class _Read:
 
 def run(server: Server, options: argparse.Namespace) -> Report:
     """Read and report."""
-    if not TOKENIZER.exists():
-        raise BenchError(f"there is no model in {TOKENIZER.parent}: make build")
+    if not MODEL.exists():
+        raise BenchError(f"there is no model in {MODEL.parent}: make build")
     files = sorted(path for path in options.folder.rglob("*") if path.is_file())
     if not files:
         raise BenchError(f"there is no file in {options.folder}")
     report = Report("formats", vars(options))
     with Sandbox() as sandbox:
-        _read(sandbox, TOKENIZER, "off")  # starts the child
+        _read(sandbox, MODEL, "off")  # starts the child
         reads = [
             min(
                 (_read(sandbox, path, options.ocr) for _ in range(options.rounds)),
@@ -90,8 +97,9 @@ def run(server: Server, options: argparse.Namespace) -> Report:
 
 def _read(sandbox: Sandbox, path: Path, languages: str) -> _Read:
     spec = ChunkSpec(overlap=0)
-    request = ExtractRequest(path.name, TOKENIZER, LIMITS, spec, ocr=tesseract.ocr(languages))
-    with snapshot(path.read_bytes(), LIMITS.max_file_bytes, lambda: None) as source:
+    request = ExtractRequest(path.name, MODEL, LIMITS, spec, ocr=tesseract.ocr(languages))
+    document = OpenContent(path.read_bytes())
+    with document.snapshot(LIMITS.max_file_bytes, lambda: None) as source:
         started = time.perf_counter()
         try:
             sandbox.submit(request, source.fd, lambda: None)

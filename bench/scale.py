@@ -34,7 +34,7 @@ from bench.harness import (
     percentile,
     pgbench,
 )
-from ragstone.models.onnx import vector_literal
+from ragstone.models.port import vector_literal
 
 DIMENSION = 384
 WORDS = 60
@@ -171,7 +171,7 @@ def embed(texts: list[str]) -> np.ndarray:
     """Vectors of the texts, by a thread for each core."""
 
     def part(texts: list[str]) -> np.ndarray:
-        return built_model().embed(texts, truncate=True)
+        return built_model().embed_passages(texts, truncate=True)
 
     cores = os.cpu_count() or 1
     size = -(-len(texts) // cores)

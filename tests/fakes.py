@@ -215,7 +215,16 @@ PIPELINE = [
     }
 ]
 MODEL = [
-    {"name": "small", "dimension": 1, "max_tokens": 256, "passage_prefix": "", "location": "small"}
+    {
+        "name": "small",
+        "provider": "fake",
+        "location": "here",
+        "dimension": 16,
+        "max_tokens": 256,
+        "passage_prefix": "",
+        "sha256": "00",
+        "options": "{}",
+    }
 ]
 
 

@@ -22,13 +22,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "plpy_lib"), str(ROOT / "tests")]
 
 from documents import VALID, zipped  # noqa: E402
-from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: E402
+from fake_models import word_model  # noqa: E402
 
 from ragstone.errors import DocumentError  # noqa: E402
 from ragstone.extract.model import Limits  # noqa: E402
+from ragstone.models.port import ModelSpec  # noqa: E402
 from ragstone.sandbox.parent import Sandbox  # noqa: E402
 from ragstone.sandbox.protocol import ExtractRequest  # noqa: E402
-from ragstone.stores.files import snapshot  # noqa: E402
+from ragstone.stores.column import OpenContent  # noqa: E402
 
 LIMITS = Limits(cpu_seconds=5, wall_seconds=15, max_text_characters=1_000_000)
 
@@ -46,13 +47,13 @@ def main() -> int:
     faults: list[str] = []
     deadline = time.monotonic() + options.seconds
     with tempfile.TemporaryDirectory() as folder, Sandbox() as sandbox:
-        tokenizer = a_tokenizer(Path(folder))
+        model = word_model(Path(folder))
         number = 0
         while time.monotonic() < deadline:
             chance = random.Random(f"{options.seed} {number}")
             name = chance.choice(list(valid))
             data = mutated(valid[name], chance)
-            outcome = read(sandbox, tokenizer, data, name)
+            outcome = read(sandbox, model, data, name)
             outcomes[outcome] += 1
             if outcome.startswith("FAULT"):
                 faults.append(f"document {number} ({name}): {outcome}")
@@ -64,14 +65,14 @@ def main() -> int:
     return 1 if faults else 0
 
 
-def read(sandbox: Sandbox, tokenizer: Path, data: bytes, name: str) -> str:
+def read(sandbox: Sandbox, model: ModelSpec, data: bytes, name: str) -> str:
     """How it ended, in a word."""
     if not data:
         return "empty"
     started = time.monotonic()
     try:
-        with snapshot(data, 10**9, lambda: None) as copy:
-            sandbox.submit(ExtractRequest(name, tokenizer, LIMITS), copy.fd, lambda: None)
+        with OpenContent(data).snapshot(10**9, lambda: None) as copy:
+            sandbox.submit(ExtractRequest(name, model, LIMITS), copy.fd, lambda: None)
         found = sandbox.result(lambda: None)
     except DocumentError as error:
         if error.code in ("internal", "internal_error", "sandbox_failed"):
@@ -130,14 +131,6 @@ _AWKWARD = (
     b"(((", b")))", b"{", b"}", b"\\", b"\\u-1", b"/Length 99999999", b" 0 R", b"endobj", b"%s%n",
     b'"', b"'", b"\r", b"\n\n", b"\x1b$B", b"&#xD800;", b"\\ud800", b"=?utf-8?B?",
 )  # fmt: skip
-
-
-def a_tokenizer(folder: Path) -> Path:
-    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    path = folder / "tokenizer.json"
-    tokenizer.save(str(path))
-    return path
 
 
 if __name__ == "__main__":

@@ -28,11 +28,11 @@ from ragstone.models.onnx import (
     CARD_FILE,
     MODEL_FILE,
     TOKENIZER_FILE,
-    ModelError,
     prepack,
     publish,
     quiet_libraries,
 )
+from ragstone.models.port import ModelError
 
 if TYPE_CHECKING:
     import numpy as np

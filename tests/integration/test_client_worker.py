@@ -14,7 +14,7 @@ from helpers import eventually, long_text, rows, value
 
 from ragstone.db.connection import Refused
 from ragstone.db.psycopg import Psycopg
-from ragstone.stores.files import snapshot
+from ragstone.stores.files import open_file
 
 DRAIN = """
 import sys, psycopg
@@ -208,7 +208,7 @@ def test_the_package_needs_no_psycopg_in_the_server():
         "import ragstone.worker.loop, ragstone.server.check, ragstone.server.preview\n"
         "import ragstone.server.maintenance, ragstone.server.functions, ragstone.db.plpy\n"
     )
-    package = Path(sys.modules[snapshot.__module__].__file__).parents[2]
+    package = Path(sys.modules[open_file.__module__].__file__).parents[2]
     subprocess.run(
         [sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": str(package)}
     )

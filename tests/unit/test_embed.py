@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ragstone.models import onnx
-from ragstone.models.onnx import Embedder, ModelError, TextTooLong, batches, prepack, vector_literal
+from ragstone.models.onnx import Embedder, batches, prepack
+from ragstone.models.port import ModelError, TextTooLong, vector_literal
 from ragstone.models.tokens import SPLIT_WINDOW_CHARACTERS, Tokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -71,7 +72,7 @@ print(len(os.listdir("/proc/self/task")))
     "load",
     [
         "from pathlib import Path; from ragstone.models.onnx import Embedder;"
-        " Embedder.load(Path({model!r})).embed(['a text'])",
+        " Embedder.load(Path({model!r})).embed_passages(['a text'])",
         "from ragstone.server import check; check.libraries(None)",
     ],
 )
@@ -121,7 +122,7 @@ def test_the_servers_signals_never_reach_the_libraries_threads(model_dir: Path) 
         "from pathlib import Path\n"
         "from ragstone.models.onnx import Embedder\n"
         "e = Embedder.load(Path(sys.argv[1]), threads=2)\n"
-        "e.embed(['a text'] * 3)\n"
+        "e.embed_passages(['a text'] * 3)\n"
         "for t in glob.glob('/proc/self/task/*'):\n"
         "    if os.path.basename(t) != str(os.getpid()):\n"
         "        s = dict(l.split(':\\t') for l in open(t + '/status') if ':\\t' in l)\n"
@@ -148,13 +149,13 @@ def test_prepacked_file_gives_the_same_vectors(model_dir: Path, embedder: Embedd
     assert embedder.prepacked
     assert not plain.prepacked
     texts = ["a query", SENTENCE * 3, ""]
-    np.testing.assert_allclose(embedder.embed(texts), plain.embed(texts), atol=1e-6)
+    np.testing.assert_allclose(embedder.embed_passages(texts), plain.embed_passages(texts), atol=1e-6)
 
 
 def test_prepacked_file_survives_moving_the_folder(copy: Path, embedder: Embedder) -> None:
     moved = Embedder.load(copy)
     assert moved.prepacked
-    np.testing.assert_array_equal(moved.embed(["text"]), embedder.embed(["text"]))
+    np.testing.assert_array_equal(moved.embed_passages(["text"]), embedder.embed_passages(["text"]))
 
 
 @pytest.mark.parametrize(
@@ -164,7 +165,7 @@ def test_search_goes_on_without_the_prepacked_file(copy: Path, name: str) -> Non
     (copy / name).unlink()
     loaded = Embedder.load(copy)
     assert not loaded.prepacked
-    assert loaded.embed(["text"]).shape == (1, 384)
+    assert loaded.embed_passages(["text"]).shape == (1, 384)
 
 
 @pytest.mark.parametrize("name", ["model.prepacked.onnx", "model.prepacked.data"])
@@ -196,8 +197,8 @@ def test_a_kernel_update_does_not_disable_the_prepacked_file(tmp_path: Path) -> 
 def test_each_text_gets_its_own_vector_whatever_the_batch(embedder: Embedder) -> None:
     topics = ["whale", "piano", "volcano", "passport", "bread", "chess", "insulin", "glacier"]
     texts = [f"{topic} " * length for topic in topics for length in (1, 9, 40)]
-    together = embedder.embed(texts)
-    alone = np.concatenate([embedder.embed([text]) for text in texts])
+    together = embedder.embed_passages(texts)
+    alone = np.concatenate([embedder.embed_passages([text]) for text in texts])
     # A row's int8 scale is that of its whole batch, so equal only within quantization.
     assert cosines(together, alone).min() > 0.98
     nearest = np.argmax(together @ alone.T, axis=1)
@@ -205,7 +206,7 @@ def test_each_text_gets_its_own_vector_whatever_the_batch(embedder: Embedder) ->
 
 
 def test_nothing_to_embed_is_no_error(embedder: Embedder) -> None:
-    vectors = embedder.embed([])
+    vectors = embedder.embed_passages([])
     assert vectors.shape == (0, 384)
     assert vectors.dtype == np.float32
 
@@ -226,7 +227,7 @@ def test_nothing_to_embed_is_no_error(embedder: Embedder) -> None:
     ],
 )
 def test_odd_text_gives_a_finite_vector_of_length_one(embedder: Embedder, text: str) -> None:
-    vectors = embedder.embed([text])
+    vectors = embedder.embed_passages([text])
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
 
 
@@ -244,14 +245,14 @@ def test_cancel_takes_effect_before_each_run(embedder: Embedder) -> None:
 
     texts = [SENTENCE * 10] * 20
     with pytest.raises(Cancelled):
-        embedder.embed(texts, check=cancel)
+        embedder.embed_passages(texts, check=cancel)
     assert calls == 3
 
 
 def test_no_step_between_two_checks_delays_a_cancel(embedder: Embedder) -> None:
     times: list[float] = []
     texts = [SENTENCE * (i % 15) for i in range(150)]
-    embedder.embed(texts, check=lambda: times.append(time.perf_counter()))
+    embedder.embed_passages(texts, check=lambda: times.append(time.perf_counter()))
     assert len(times) > 20
     # Half the quarter second a cancel may take, as the median, so that a busy machine passes.
     assert np.median(np.diff(times)) < 2
@@ -260,27 +261,27 @@ def test_no_step_between_two_checks_delays_a_cancel(embedder: Embedder) -> None:
 def test_a_long_chunk_is_an_error_not_silently_cut(embedder: Embedder) -> None:
     text = SENTENCE * 40
     with pytest.raises(TextTooLong, match=rf"{embedder.count_tokens(text)} .*256") as caught:
-        embedder.embed(["short", text])
+        embedder.embed_passages(["short", text])
     assert caught.value.limit == 256
     with pytest.raises(TextTooLong):
-        embedder.embed([" " * 20_000 + SENTENCE * 40])
+        embedder.embed_passages([" " * 20_000 + SENTENCE * 40])
 
 
 def test_a_text_of_exactly_the_limit_is_embedded(embedder: Embedder) -> None:
     text = "word " * (embedder.max_tokens - 2)
     assert embedder.count_tokens(text) == embedder.max_tokens
-    assert embedder.embed([text]).shape == (1, 384)
+    assert embedder.embed_passages([text]).shape == (1, 384)
     with pytest.raises(TextTooLong):
-        embedder.embed([text + "word"])
+        embedder.embed_passages([text + "word"])
 
 
 @pytest.mark.timeout(60)
 def test_a_query_of_a_megabyte_is_cut_and_quick(embedder: Embedder) -> None:
     query = SENTENCE * 14_000
-    vectors = embedder.embed([query], truncate=True)
+    vectors = embedder.embed_passages([query], truncate=True)
     beginning = SENTENCE * 17
     assert embedder.count_tokens(beginning) < 256
-    assert cosines(vectors, embedder.embed([beginning])).min() > 0.95
+    assert cosines(vectors, embedder.embed_passages([beginning])).min() > 0.95
 
 
 def test_tokens_are_counted_beyond_the_files_own_truncation(embedder: Embedder) -> None:

@@ -10,6 +10,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+from fake_models import onnx_model
 from PIL import Image
 from reportlab.lib.utils import ImageReader
 from reportlab.pdfgen.canvas import Canvas
@@ -107,7 +108,7 @@ def sandbox() -> Iterator[Sandbox]:
 def read(sandbox: Sandbox, name: str, data: bytes) -> str:
     """`text`, or the code of what was raised."""
     limits = Limits(max_pages=20, ocr_page_seconds=10)
-    request = ExtractRequest(name, MODEL / "tokenizer.json", limits, ocr=tesseract.ocr("eng"))
+    request = ExtractRequest(name, onnx_model(MODEL), limits, ocr=tesseract.ocr("eng"))
     fd = os.memfd_create("document")
     try:
         os.write(fd, data)

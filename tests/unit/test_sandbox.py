@@ -22,12 +22,13 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer as HuggingFaceTokenizer
-from tokenizers import models, pre_tokenizers
+from fake_models import onnx_model
+from fake_models import word_model as a_word_model
 
 from ragstone.errors import DocumentError
 from ragstone.extract.options import Limits
-from ragstone.models.onnx import Embedder, vector_literal
+from ragstone.models.onnx import Embedder
+from ragstone.models.port import ModelSpec, vector_literal
 from ragstone.reading.chunk import Chunk
 from ragstone.reading.passages import Extraction
 from ragstone.sandbox import parent
@@ -41,7 +42,7 @@ from ragstone.sandbox.protocol import (
     encode_reply,
     extraction_to_reply,
 )
-from ragstone.stores.files import snapshot
+from ragstone.stores.column import OpenContent
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE = REPOSITORY / "plpy_lib"
@@ -54,13 +55,9 @@ def nothing() -> None:
 
 
 @pytest.fixture(scope="session")
-def tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def word_model(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
     """A tokenizer of single words; which ones does not matter here."""
-    tokenizer = HuggingFaceTokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    path = tmp_path_factory.mktemp("model") / "tokenizer.json"
-    tokenizer.save(str(path))
-    return path
+    return a_word_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
@@ -74,22 +71,22 @@ Run = Callable[..., Extraction]
 
 
 @pytest.fixture
-def run(sandbox: Sandbox, tokenizer_path: Path) -> Run:
+def run(sandbox: Sandbox, word_model: ModelSpec) -> Run:
     def extract(
         data: bytes,
         name: str = "a.txt",
         check: Callable[[], None] = nothing,
         limits: Limits = Limits(),
     ) -> Extraction:
-        submit(sandbox, tokenizer_path, data, name, limits)
+        submit(sandbox, word_model, data, name, limits)
         return sandbox.result(check)
 
     return extract
 
 
-def submit(sandbox: Sandbox, tokenizer_path: Path, data: bytes, name: str, limits: Limits) -> None:
-    with snapshot(data, 10**9, nothing) as copy:
-        sandbox.submit(ExtractRequest(name, tokenizer_path, limits), copy.fd, nothing)
+def submit(sandbox: Sandbox, word_model: ModelSpec, data: bytes, name: str, limits: Limits) -> None:
+    with OpenContent(data).snapshot(10**9, nothing) as copy:
+        sandbox.submit(ExtractRequest(name, word_model, limits), copy.fd, nothing)
 
 
 def is_gone(pid: int) -> bool:
@@ -139,11 +136,11 @@ def faulty(tmp_path: Path) -> Iterator[Sandbox]:
 
 
 @pytest.fixture
-def act(faulty: Sandbox, tokenizer_path: Path) -> Callable[..., object]:
+def act(faulty: Sandbox, word_model: ModelSpec) -> Callable[..., object]:
     """Run code in the confined child and return what it put into `found`."""
 
     def perform(code: str, limits: Limits = QUICK, check: Callable[[], None] = nothing) -> object:
-        submit(faulty, tokenizer_path, textwrap.dedent(code).encode(), "x", limits)
+        submit(faulty, word_model, textwrap.dedent(code).encode(), "x", limits)
         return json.loads(faulty.result(check).chunks[0].content)
 
     return perform
@@ -168,11 +165,11 @@ def test_a_text_becomes_passages(run: Run) -> None:
     assert found.chunks[0].token_count == 7
 
 
-def test_the_child_serves_many_documents_and_is_replaced_when_old(tokenizer_path: Path) -> None:
+def test_the_child_serves_many_documents_and_is_replaced_when_old(word_model: ModelSpec) -> None:
     pids = []
     with Sandbox(max_requests=3) as box:
         for number in range(7):
-            submit(box, tokenizer_path, b"text %d" % number, "a.txt", Limits())
+            submit(box, word_model, b"text %d" % number, "a.txt", Limits())
             pids.append(box.pid)
             assert box.result(nothing).chunks[0].content == f"text {number}"
     assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [3, 3, 1]
@@ -209,7 +206,7 @@ def test_a_cancel_interrupts_a_request_that_the_child_does_not_take(tmp_path: Pa
         if calls == 5:
             raise KeyboardInterrupt
 
-    request = EmbedRequest(MODEL_DIR, ["text " * 1_000] * 1_000, wall_seconds=60)
+    request = EmbedRequest(onnx_model(MODEL_DIR), ["text " * 1_000] * 1_000, wall_seconds=60)
     with Sandbox(program=program) as box:
         with pytest.raises(KeyboardInterrupt):
             box.submit(request, None, cancel_later)
@@ -222,7 +219,7 @@ def test_a_child_that_takes_no_request_is_given_up(
     monkeypatch.setattr(parent, "START_SECONDS", 0.2)
     program = tmp_path / "deaf.py"
     program.write_text(DEAF)
-    request = EmbedRequest(MODEL_DIR, ["text " * 1_000] * 1_000, wall_seconds=60)
+    request = EmbedRequest(onnx_model(MODEL_DIR), ["text " * 1_000] * 1_000, wall_seconds=60)
     with Sandbox(program=program) as box:
         error = failure(lambda: box.submit(request, None, nothing))
     assert (error.code, error.permanent) == ("sandbox_failed", False)
@@ -232,15 +229,15 @@ def test_a_request_larger_than_the_socket_holds_arrives_whole(act: Callable[...,
     """In many parts, as the child reads it."""
     with Sandbox(name="embed") as model:
         texts = ["word"] * 200_000
-        model.submit(EmbedRequest(MODEL_DIR, texts, wall_seconds=0.001), None, nothing)
+        model.submit(EmbedRequest(onnx_model(MODEL_DIR), texts, wall_seconds=0.001), None, nothing)
         assert failure(lambda: model.result(nothing)).code == "timeout"
 
 
-def test_extraction_goes_on_while_the_worker_embeds(sandbox: Sandbox, tokenizer_path: Path) -> None:
+def test_extraction_goes_on_while_the_worker_embeds(sandbox: Sandbox, word_model: ModelSpec) -> None:
     """Also an answer larger than a socket's buffer, collected long after it was ready."""
     text = b"many words here. " * 25_000
     limits = replace(QUICK, wall_seconds=4, cpu_seconds=10)
-    submit(sandbox, tokenizer_path, text, "a.txt", limits)
+    submit(sandbox, word_model, text, "a.txt", limits)
     time.sleep(4.5)
     assert sum(chunk.char_count for chunk in sandbox.result(nothing).chunks) > len(text) * 0.9
 
@@ -272,7 +269,7 @@ def test_a_child_that_died_between_documents_costs_no_document(run: Run, sandbox
     assert run(b"two").chunks
 
 
-def test_a_broken_installation_says_so_at_once(tokenizer_path: Path, tmp_path: Path) -> None:
+def test_a_broken_installation_says_so_at_once(word_model: ModelSpec, tmp_path: Path) -> None:
     program = tmp_path / "broken.py"
     program.write_text("import no_such_module")
     for box in (Sandbox(program=program), Sandbox(python=tmp_path / "none")):
@@ -328,8 +325,8 @@ def test_a_child_that_ignores_its_clock_is_stopped_by_the_parent(
     assert failure(lambda: act(code, Limits(wall_seconds=1))).code == "timeout"
 
 
-def test_a_busy_parent_does_not_let_the_child_run_on(faulty: Sandbox, tokenizer_path: Path) -> None:
-    submit(faulty, tokenizer_path, b"time.sleep(60)", "x", Limits(wall_seconds=1))
+def test_a_busy_parent_does_not_let_the_child_run_on(faulty: Sandbox, word_model: ModelSpec) -> None:
+    submit(faulty, word_model, b"time.sleep(60)", "x", Limits(wall_seconds=1))
     pid = faulty.pid
     stat = Path(f"/proc/{pid}/stat")
     assert wait_until(lambda: stat.read_text().rsplit(")", 1)[1].split()[0] == "Z")
@@ -352,9 +349,9 @@ def test_a_crash_is_this_documents_error_and_the_next_is_served(
 
 
 def test_a_killed_child_may_be_the_systems_doing_so_it_is_tried_again(
-    faulty: Sandbox, tokenizer_path: Path
+    faulty: Sandbox, word_model: ModelSpec
 ) -> None:
-    submit(faulty, tokenizer_path, b"time.sleep(60)", "x", QUICK)
+    submit(faulty, word_model, b"time.sleep(60)", "x", QUICK)
     assert faulty.pid
     time.sleep(0.3)
     os.kill(faulty.pid, signal.SIGKILL)
@@ -413,7 +410,7 @@ def test_an_answer_forged_by_the_child_reaches_nothing(
 
 
 def test_an_answer_made_to_fill_the_memory_of_the_server_takes_no_more_than_its_length(
-    faulty: Sandbox, tokenizer_path: Path
+    faulty: Sandbox, word_model: ModelSpec
 ) -> None:
     """As JSON 40 MB of empty lists were 1 GB in the backend, and seconds without a check."""
     size = 40_000_000
@@ -425,7 +422,7 @@ def test_an_answer_made_to_fill_the_memory_of_the_server_takes_no_more_than_its_
         time.sleep(60)
     """
     limits = Limits(max_text_characters=size)
-    submit(faulty, tokenizer_path, textwrap.dedent(code).encode(), "x", limits)
+    submit(faulty, word_model, textwrap.dedent(code).encode(), "x", limits)
     tracemalloc.start()
     try:
         assert failure(lambda: faulty.result(nothing)).code in ("crashed", "timeout")
@@ -504,10 +501,10 @@ def test_a_cancel_is_seen_while_the_child_works_and_leaves_no_child(
     assert act("found = 'next'") == "next"
 
 
-def test_closing_leaves_no_child_and_no_descriptor(tokenizer_path: Path) -> None:
+def test_closing_leaves_no_child_and_no_descriptor(word_model: ModelSpec) -> None:
     before = len(os.listdir("/proc/self/fd"))
     box = Sandbox()
-    submit(box, tokenizer_path, b"text", "a.txt", Limits())
+    submit(box, word_model, b"text", "a.txt", Limits())
     pid = box.pid
     box.close()
     assert pid
@@ -521,11 +518,12 @@ sys.path[:0] = {paths!r}
 from pathlib import Path
 from ragstone.sandbox.parent import Sandbox
 from ragstone.sandbox.protocol import ExtractRequest
-from ragstone.stores.files import snapshot
+from ragstone.models.port import ModelSpec
+from ragstone.stores.column import OpenContent
 box = Sandbox(program=Path({program!r}))
-with snapshot(b"time.sleep(60)", 1000, lambda: None) as copy:
+with OpenContent(b"time.sleep(60)").snapshot(1000, lambda: None) as copy:
     box.start(lambda: None)
-    box.submit(ExtractRequest("x", Path({tokenizer!r})), copy.fd, lambda: None)
+    box.submit(ExtractRequest("x", ModelSpec("words", "onnx", {folder!r}, 384, 256)), copy.fd, lambda: None)
 print(box.pid, flush=True)
 time.sleep(60)
 """
@@ -533,10 +531,10 @@ time.sleep(60)
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_backend_leaves_no_child_behind(
-    faulty: Sandbox, tokenizer_path: Path, number: signal.Signals
+    faulty: Sandbox, word_model: ModelSpec, number: signal.Signals
 ) -> None:
     paths = [str(PACKAGE), *map(str, default_library_paths())]
-    code = PARENT.format(paths=paths, program=str(faulty._program), tokenizer=str(tokenizer_path))
+    code = PARENT.format(paths=paths, program=str(faulty._program), folder=word_model.location)
     parent = subprocess.Popen(
         [default_interpreter(), "-c", code], stdout=subprocess.PIPE, text=True
     )
@@ -566,7 +564,7 @@ def test_a_signal_to_the_backends_group_is_not_the_childs_death(
 
 
 def test_the_child_works_where_the_backend_blocks_all_signals(
-    tokenizer_path: Path, act: Callable[..., object]
+    word_model: ModelSpec, act: Callable[..., object]
 ) -> None:
     old = signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))
     try:
@@ -795,8 +793,8 @@ def model() -> Iterator[Sandbox[list[str]]]:
 
 def test_the_vectors_of_a_confined_child_are_those_of_the_model(model: Sandbox[list[str]]) -> None:
     texts = ["Pumps need water.", "", "Ünïcödé \ud800 日本語 " * 20]
-    model.submit(EmbedRequest(MODEL_DIR, texts, wall_seconds=60), None, nothing)
-    here = [vector_literal(row) for row in Embedder.load(MODEL_DIR).embed(texts)]
+    model.submit(EmbedRequest(onnx_model(MODEL_DIR), texts, wall_seconds=60), None, nothing)
+    here = [vector_literal(row) for row in Embedder.load(MODEL_DIR).embed_passages(texts)]
     assert model.result(nothing) == here
     assert {"rlimits", "no_new_privs"} <= set(model.protections)
 
@@ -804,14 +802,14 @@ def test_the_vectors_of_a_confined_child_are_those_of_the_model(model: Sandbox[l
 def test_a_missing_model_is_told_and_the_work_is_tried_again(
     model: Sandbox[list[str]], tmp_path: Path
 ) -> None:
-    model.submit(EmbedRequest(tmp_path, ["text"], wall_seconds=60), None, nothing)
-    with pytest.raises(DocumentError, match="the model cannot be loaded") as caught:
+    model.submit(EmbedRequest(onnx_model(tmp_path), ["text"], wall_seconds=60), None, nothing)
+    with pytest.raises(DocumentError, match="cannot be used") as caught:
         model.result(nothing)
     assert (caught.value.code, caught.value.failure) == ("model_failed", "transient")
 
 
 def test_a_model_that_takes_too_long_is_stopped(model: Sandbox[list[str]]) -> None:
-    model.submit(EmbedRequest(MODEL_DIR, ["long text " * 100] * 10_000, wall_seconds=0.3), None, nothing)
+    model.submit(EmbedRequest(onnx_model(MODEL_DIR), ["long text " * 100] * 10_000, wall_seconds=0.3), None, nothing)
     with pytest.raises(DocumentError) as caught:
         model.result(nothing)
     assert caught.value.code == "timeout"
@@ -822,4 +820,4 @@ def test_a_model_that_takes_too_long_is_stopped(model: Sandbox[list[str]]) -> No
 )
 def test_a_forged_vector_is_refused(vectors: list[str | None]) -> None:
     with pytest.raises(ValueError, match="form agreed"):
-        EmbedRequest(MODEL_DIR, ["one text"], wall_seconds=1).answer(Reply({}, texts=vectors))
+        EmbedRequest(onnx_model(MODEL_DIR), ["one text"], wall_seconds=1).answer(Reply({}, texts=vectors))

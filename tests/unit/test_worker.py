@@ -6,6 +6,7 @@ import math
 import time
 
 import pytest
+from fake_models import in_this_process, use_fake_provider
 from fakes import FakeChild, FakeQueue, ServerError, embed_lengths, lines_as_chunks, read_lines
 
 from ragstone.db.connection import Refused
@@ -45,6 +46,26 @@ def test_every_chunk_is_stored_with_its_own_vector():
     assert chunks(queue, 3) == [("dddd", "[4]"), ("eeeee", "[5]"), ("ffffff", "[6]")]
     assert [c["chunk_index"] for c in queue.stored[3]] == [0, 1, 2]
     assert queue.failed == {}
+
+
+def test_a_document_goes_all_the_way_with_a_model_of_any_provider(monkeypatch):
+    """By the code of the children, and a provider that nothing but a line makes known."""
+    use_fake_provider(monkeypatch)
+    sentence = "The pump must be inspected twice a year. "
+    queue = FakeQueue({1: sentence * 100, 2: "Short."})
+    made = work(queue, reader=in_this_process, model=in_this_process)
+    assert queue.failed == {}
+    assert queue.stored[2][0]["content"] == "Short."
+    assert len(queue.stored[1]) > 5
+    assert all(c["embedding"].count(",") == 15 for c in queue.stored[1])
+    assert {request.model.provider for request in made.stages.model.requests} == {"fake"}
+
+
+def test_a_model_that_is_down_fails_no_document_for_good(monkeypatch):
+    use_fake_provider(monkeypatch).is_down = True
+    queue = FakeQueue({1: "text"})
+    work(queue, model=in_this_process)
+    assert (queue.failed[1]["failure"], queue.failed[1]["code"]) == ("transient", "model_failed")
 
 
 def test_small_documents_are_embedded_together_and_large_ones_are_not():

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+
 from ragstone.db.connection import Connection
-from ragstone.db.rows import Model, Pipeline
+from ragstone.db.rows import Pipeline
+from ragstone.models.port import ModelSpec
+
+_MODELS = (
+    "select m.name, m.provider, m.location, m.dimension, m.max_tokens, m.passage_prefix,"
+    " pg_catalog.encode(m.sha256, 'hex') as sha256, m.options::text as options from rag.models m"
+)
 
 
 class Catalog:
@@ -17,22 +26,20 @@ class Catalog:
         rows = self._connection.rows("select * from rag._settings_of($1)", ["int8"], tenant_id)
         return {row["name"]: row["value"] for row in rows}
 
-    def model(self, name: str) -> Model:
-        (row,) = self._connection.rows(
-            "select name, dimension, max_tokens, passage_prefix, location from rag.models"
-            " where name operator(pg_catalog.=) $1",
-            ["text"],
-            name,
-        )
-        return Model(**row)
+    def model(self, name: str) -> ModelSpec:
+        (model,) = self._models("m.name operator(pg_catalog.=) $1", ["text"], name)
+        return model
 
-    def models_in_use(self) -> list[dict[str, str]]:
-        """Name and sha256, in hexadecimal, of the models of active and building pipelines."""
-        return self._connection.rows(
-            "select distinct m.name, pg_catalog.encode(m.sha256, 'hex') as sha256"
-            " from rag.models m join rag.pipelines p on p.model operator(pg_catalog.=) m.name"
-            " where p.state operator(pg_catalog.=) any ('{active,building}') order by 1"
+    def models_in_use(self) -> list[ModelSpec]:
+        """The models of active and building pipelines."""
+        return self._models(
+            "m.name operator(pg_catalog.=) any (select p.model from rag.pipelines p"
+            " where p.state operator(pg_catalog.=) any ('{active,building}'))"
         )
+
+    def _models(self, which: str, types: Sequence[str] = (), *values: object) -> list[ModelSpec]:
+        rows = self._connection.rows(f"{_MODELS} where {which} order by m.name", types, *values)
+        return [ModelSpec(**{**row, "options": json.loads(row["options"])}) for row in rows]
 
     def languages_of_ocr(self) -> list[str]:
         """In which languages active and building pipelines have pictures recognised."""

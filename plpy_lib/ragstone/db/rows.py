@@ -9,18 +9,8 @@ from typing import TYPE_CHECKING, Any
 # What only a worker needs is imported where it is used: the first search of a session waits.
 if TYPE_CHECKING:
     from ragstone.extract.model import Block
+    from ragstone.models.port import ModelSpec
     from ragstone.reading.chunk import ChunkSpec
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A row of rag.models."""
-
-    name: str
-    dimension: int
-    max_tokens: int
-    passage_prefix: str
-    location: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +18,7 @@ class Pipeline:
     """What a worker needs of a row of rag.pipelines."""
 
     pipeline_id: int
-    model: Model
+    model: ModelSpec
     chunk_spec: ChunkSpec
     ocr: str = "off"
 

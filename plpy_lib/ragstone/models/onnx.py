@@ -1,4 +1,6 @@
-"""Texts to vectors with an ONNX model on the CPU.
+"""The provider onnx: ONNX Runtime on the CPU, in the process that calls it.
+
+A model is a folder: model.onnx, tokenizer.json, and for embedding model.json.
 
 Importing this module is cheap; numpy, onnxruntime and tokenizers are loaded by
 `Embedder.load`. Figures in this file: one thread of a 2-vCPU Xeon with AVX-512 VNNI,
@@ -8,16 +10,27 @@ ONNX Runtime 1.31.
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import ragstone
+from ragstone.models.port import (
+    Check,
+    EmbeddedQuestion,
+    ModelRefused,
+    ModelSpec,
+    ModelUnavailable,
+    TextTooLong,
+    no_check,
+)
 from ragstone.models.tokens import Tokenizer
 
 if TYPE_CHECKING:
@@ -52,18 +65,55 @@ _SIMD_FLAGS = (
 _CPU_KEYS = {"vendor_id", "cpu family", "model", "CPU implementer", "CPU part"}
 _CPU_FLAG_KEYS = {"flags", "Features"}
 
+# What the CPU is decides whether a prepacked model fits, and which arithmetic is used.
+_CPU = (Path("/proc/cpuinfo"), Path("/sys/devices/system/cpu"))
 
-class ModelError(Exception):
-    """The model's folder is incomplete or its files can't be used; the text says which."""
+
+class OnnxProvider:
+    """Where the files of a model are, and what runs them.
+
+    `location` is a folder, relative to the installed models or absolute.
+    """
+
+    def embedder(self, model: ModelSpec) -> Embedder:
+        return Embedder.load(folder(model))
+
+    def reranker(self, model: ModelSpec) -> Reranker:
+        return Reranker.load(folder(model), model.max_tokens)
+
+    def token_counter(self, model: ModelSpec) -> Tokenizer:
+        return _tokenizer(folder(model))
+
+    def files(self, model: ModelSpec) -> Sequence[Path]:
+        return [folder(model), *_CPU]
+
+    def token_files(self, model: ModelSpec) -> Sequence[Path]:
+        return [folder(model) / TOKENIZER_FILE]
+
+    def problem(self, model: ModelSpec, check: Check) -> str | None:
+        for name in (MODEL_FILE, TOKENIZER_FILE):
+            if not os.access(folder(model) / name, os.R_OK):
+                return f"{folder(model) / name} cannot be read"
+        found = _sha256(folder(model) / MODEL_FILE, check)
+        if found == model.sha256:
+            return None
+        return (
+            f"{MODEL_FILE} has sha256 {found[:16]}…, rag.models says {model.sha256[:16]}…:"
+            " vectors of different models cannot be compared"
+        )
+
+    def drawback(self, model: ModelSpec) -> str | None:
+        if self.embedder(model).prepacked:
+            return None
+        return (
+            "it is loaded from the plain file, which takes 30 MB more memory a session:"
+            " the prepacked file was made on another CPU or is missing"
+        )
 
 
-class TextTooLong(ValueError):
-    """A text has more tokens than the model reads; `tokens` may be a lower bound."""
-
-    def __init__(self, tokens: int, limit: int) -> None:
-        super().__init__(f"text has at least {tokens} tokens, the model reads {limit}")
-        self.tokens = tokens
-        self.limit = limit
+def folder(model: ModelSpec) -> Path:
+    """The folder of a model's files."""
+    return ragstone.INSTALL_DIR / "models" / model.location
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +123,6 @@ class PrepackStamp:
     model_sha256: str
     onnxruntime: str
     cpu: str
-
-
-def _no_check() -> None:
-    pass
 
 
 class Embedder:
@@ -101,7 +147,7 @@ class Embedder:
     def load(cls, model_dir: Path, *, threads: int = 1, prepacked: bool = True) -> Embedder:
         """Load the model in `model_dir`, from its prepacked file if that fits this machine.
 
-        Raises ModelError if a file is missing or unusable.
+        Raises ModelUnavailable if a file is missing or unusable.
         """
         card = _read_card(model_dir)
         with signals_blocked():
@@ -127,31 +173,31 @@ class Embedder:
         """Number of tokens, special tokens included, however long the text is."""
         return self._tokenizer.count(text)
 
-    def embed(
-        self,
-        texts: Sequence[str],
-        *,
-        check: Callable[[], None] = _no_check,
-        truncate: bool = False,
+    def embed_passages(
+        self, texts: Sequence[str], *, check: Check = no_check, truncate: bool = False
     ) -> np.ndarray:
-        """Vectors of the texts in their order: float32 (n, dimension).
+        """See the port. No step between two calls of `check` takes 150 ms."""
+        return self._embed(self._tokenize(texts, check, truncate), check)
 
-        `check` is called before each uninterruptible step, which takes well below 150 ms;
-        what it raises passes through. A text over the model's limit raises TextTooLong,
-        or with `truncate` is represented by its beginning.
-        """
+    def embed_question(self, text: str, *, check: Check = no_check) -> EmbeddedQuestion:
+        """See the port."""
+        check()
+        head = self._head(text)
+        ids = self._tokenizer.encode(head)
+        (vector,) = self._embed([self._cut(ids)], check)
+        is_cut = len(ids) > self.max_tokens or len(head) < len(text)
+        return EmbeddedQuestion(vector, is_cut)
+
+    def _embed(self, tokens: Sequence[Sequence[int]], check: Check) -> np.ndarray:
         import numpy as np
 
-        tokens = self._tokenize(texts, check, truncate)
         vectors = np.empty((len(tokens), self.dimension), dtype=np.float32)
         for rows in batches([len(ids) for ids in tokens], BATCH_TOKENS):
             check()
             vectors[rows] = self._run([tokens[row] for row in rows])
         return vectors
 
-    def _tokenize(
-        self, texts: Sequence[str], check: Callable[[], None], truncate: bool
-    ) -> list[list[int]]:
+    def _tokenize(self, texts: Sequence[str], check: Check, truncate: bool) -> list[list[int]]:
         tokens: list[list[int]] = []
         characters = CHECK_CHARACTERS
         for text in texts:
@@ -163,15 +209,23 @@ class Embedder:
         return tokens
 
     def _encode(self, text: str, truncate: bool) -> list[int]:
-        beginning = text[: self.max_tokens * CHARACTERS_PER_TOKEN]
-        ids = self._tokenizer.encode(beginning)
-        if len(ids) <= self.max_tokens and len(beginning) < len(text) and not truncate:
+        head = self._head(text)
+        ids = self._tokenizer.encode(head)
+        if truncate:
+            return self._cut(ids)
+        if len(ids) <= self.max_tokens and len(head) < len(text):
             ids = self._tokenizer.encode(text)
-        if len(ids) <= self.max_tokens:
-            return ids
-        if not truncate:
+        if len(ids) > self.max_tokens:
             raise TextTooLong(len(ids), self.max_tokens)
-        return [*ids[: self.max_tokens - 1], ids[-1]]
+        return ids
+
+    def _head(self, text: str) -> str:
+        """As much of the text as is tokenized before its length is judged."""
+        return text[: self.max_tokens * CHARACTERS_PER_TOKEN]
+
+    def _cut(self, ids: list[int]) -> list[int]:
+        """The tokens that the model reads, the last special one included."""
+        return ids if len(ids) <= self.max_tokens else [*ids[: self.max_tokens - 1], ids[-1]]
 
     def _run(self, tokens: Sequence[Sequence[int]]) -> np.ndarray:
         import numpy as np
@@ -228,19 +282,19 @@ class Reranker:
 
     @classmethod
     def load(cls, model_dir: Path, max_tokens: int) -> Reranker:
-        """Load the model in `model_dir`; raises ModelError if a file is missing or unusable."""
+        """Load the model in `model_dir`; raises ModelUnavailable if a file is missing."""
         with signals_blocked():
             _import_libraries()
             return cls(_plain_session(model_dir, 1), _tokenizer(model_dir), max_tokens)
 
     def scores(
-        self, query: str, passages: Sequence[str], *, check: Callable[[], None] = _no_check
+        self, question: str, passages: Sequence[str], *, check: Check = no_check
     ) -> list[float]:
-        """One score a passage; `check` is called before each run, as by Embedder.embed().
+        """See the port. `check` is called before each run.
 
-        Raises ModelError where the model gives anything but one score a passage.
+        Raises ModelRefused where the model gives anything but one score a passage.
         """
-        beginning = query[: self._max_tokens * CHARACTERS_PER_TOKEN]
+        beginning = question[: self._max_tokens * CHARACTERS_PER_TOKEN]
         pairs = [
             self._tokenizer.encode_pair(
                 beginning, passage[: self._max_tokens * CHARACTERS_PER_TOKEN], self._max_tokens
@@ -271,21 +325,11 @@ class Reranker:
         (scores, *_) = self._session.run(None, {k: v for k, v in feed.items() if k in inputs})
         found = np.asarray(scores)
         if found.shape not in ((len(pairs),), (len(pairs), 1)):
-            raise ModelError(
+            raise ModelRefused(
                 f"the first output of {MODEL_FILE} has the shape {found.shape} for {len(pairs)}"
                 " passages; a reranker gives one score a passage: (n,) or (n, 1)"
             )
         return found.reshape(len(pairs))
-
-
-def vector_literal(row: np.ndarray) -> str:
-    """A vector in pgvector's text form, to six significant digits.
-
-    What is lost changes a cosine by less than 1e-6, a thousandth of what int8 arithmetic does;
-    the shortest digits that give the same float32 take four times as long.
-    """
-    values = row.tolist()
-    return f"[{','.join(['%.6g'] * len(values)) % tuple(values)}]"
 
 
 @contextmanager
@@ -302,7 +346,7 @@ def prepack(model_dir: Path) -> Path:
     """Write the copy of the model that this machine's CPU can map and use as it is.
 
     The stamp is removed first and written last: at every moment a reader finds a complete
-    copy or uses the plain file. Raises ModelError if the model can't be used.
+    copy or uses the plain file. Raises ModelUnavailable if the model can't be used.
     """
     import tempfile
 
@@ -337,7 +381,7 @@ def _read_card(model_dir: Path) -> _Card:
         card = json.loads((model_dir / CARD_FILE).read_text(encoding="utf-8"))
         return _Card(int(card["dimension"]), int(card["max_tokens"]), card["model_sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"cannot read {CARD_FILE}: {_reason(error, model_dir)}") from error
+        raise ModelUnavailable(f"cannot read {CARD_FILE}: {_reason(error, model_dir)}") from error
 
 
 def _tokenizer(model_dir: Path) -> Tokenizer:
@@ -345,7 +389,7 @@ def _tokenizer(model_dir: Path) -> Tokenizer:
         return Tokenizer.load(model_dir / TOKENIZER_FILE)
     except (OSError, ValueError) as error:
         reason = _reason(error, model_dir)
-        raise ModelError(f"cannot load {TOKENIZER_FILE}: {reason}") from error
+        raise ModelUnavailable(f"cannot load {TOKENIZER_FILE}: {reason}") from error
 
 
 def _reason(error: Exception, model_dir: Path) -> str:
@@ -354,6 +398,15 @@ def _reason(error: Exception, model_dir: Path) -> str:
         return error.strerror
     said = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error)
     return said.replace(f"{model_dir}/", "")
+
+
+def _sha256(path: Path, check: Check) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(4 << 20):
+            digest.update(block)
+            check()
+    return digest.hexdigest()
 
 
 def quiet_libraries() -> None:
@@ -408,7 +461,7 @@ def _plain_session(model_dir: Path, threads: int) -> onnxruntime.InferenceSessio
     try:
         return _session(model_dir / MODEL_FILE, _session_options(threads))
     except Exception as error:  # the library's exceptions share no other base
-        raise ModelError(f"cannot load {MODEL_FILE}: {_reason(error, model_dir)}") from error
+        raise ModelUnavailable(f"cannot load {MODEL_FILE}: {_reason(error, model_dir)}") from error
 
 
 def _prepacked_session(
@@ -438,7 +491,7 @@ def _save_prepacked(model: Path, target: Path) -> None:
     try:
         _session(model, options)
     except Exception as error:  # the library's exceptions share no other base
-        raise ModelError(f"cannot prepack {model}: {error}") from error
+        raise ModelUnavailable(f"cannot prepack {model}: {error}") from error
 
 
 def _stamp(model_sha256: str) -> PrepackStamp:

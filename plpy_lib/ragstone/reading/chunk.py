@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby, pairwise
-from typing import Literal, Protocol
+from typing import Literal
 
 from ragstone.extract.model import Block
+from ragstone.models.port import TokenCounter
 
 # The time of semantic-text-splitter grows with the square of a text without line breaks (measured:
 # 0.06 s for 100 kB, 5.4 s for 1 MB). So it gets this much at a time.
@@ -78,14 +79,6 @@ class Chunk:
     section: str | None
 
 
-class Tokenizer(Protocol):
-    """The methods of `tokens.Tokenizer` that this module uses."""
-
-    def count(self, text: str) -> int: ...
-
-    def split_to_fit(self, text: str, max_tokens: int) -> list[str]: ...
-
-
 @dataclass(frozen=True)
 class _Passage:
     """A piece of a stretch. `prefix` is put before it, a text from elsewhere in the document."""
@@ -141,7 +134,7 @@ Similarities = Callable[[Sequence[Sequence[str]]], list[list[float]]]
 def chunk(
     blocks: Sequence[Block],
     spec: ChunkSpec,
-    tokenizer: Tokenizer,
+    tokenizer: TokenCounter,
     title: str | None,
     similarities: Similarities | None = None,
 ) -> list[Chunk]:
@@ -160,7 +153,7 @@ def chunk(
 
 
 def _recursive(
-    blocks: Sequence[Block], spec: ChunkSpec, tokenizer: Tokenizer
+    blocks: Sequence[Block], spec: ChunkSpec, tokenizer: TokenCounter
 ) -> Iterator[_Passage]:
     """Split at the strongest break that fits: paragraph, line, sentence, word, character."""
     split, window = _splitter(spec, tokenizer)
@@ -175,7 +168,7 @@ def _recursive(
 _Split = Callable[[str], list[tuple[int, str]]]
 
 
-def _splitter(spec: ChunkSpec, tokenizer: Tokenizer) -> tuple[_Split, int]:
+def _splitter(spec: ChunkSpec, tokenizer: TokenCounter) -> tuple[_Split, int]:
     """Return the splitter, and how many characters to give it at a time."""
     from semantic_text_splitter import TextSplitter
 
@@ -186,7 +179,7 @@ def _splitter(spec: ChunkSpec, tokenizer: Tokenizer) -> tuple[_Split, int]:
     return splitter.chunk_indices, max(_WINDOW, 64 * spec.size)
 
 
-def _fixed(blocks: Sequence[Block], spec: ChunkSpec, _: Tokenizer) -> Iterator[_Passage]:
+def _fixed(blocks: Sequence[Block], spec: ChunkSpec, _: TokenCounter) -> Iterator[_Passage]:
     """Split after a fixed number of characters, also within words and across headings."""
     stretch = _Stretch(blocks)
     step = spec.size - spec.overlap
@@ -197,7 +190,7 @@ def _fixed(blocks: Sequence[Block], spec: ChunkSpec, _: Tokenizer) -> Iterator[_
 
 
 def _structure(
-    blocks: Sequence[Block], spec: ChunkSpec, tokenizer: Tokenizer
+    blocks: Sequence[Block], spec: ChunkSpec, tokenizer: TokenCounter
 ) -> Iterator[_Passage]:
     """Split between paragraphs, lists, tables and listings; within one only if it is too long.
 
@@ -211,14 +204,14 @@ def _structure(
             yield from _packed(stretch, _parts(stretch), spec, tokenizer)
 
 
-def _code(blocks: Sequence[Block], spec: ChunkSpec, tokenizer: Tokenizer) -> Iterator[_Passage]:
+def _code(blocks: Sequence[Block], spec: ChunkSpec, tokenizer: TokenCounter) -> Iterator[_Passage]:
     """Keep definitions whole and those of one class together; split long ones at blank lines."""
     for _, group in groupby(blocks, lambda block: (block.section or "").split(" > ")[0]):
         stretch = _Stretch(list(group))
         yield from _packed(stretch, _definitions(stretch), spec, tokenizer)
 
 
-def _auto(blocks: Sequence[Block], spec: ChunkSpec, tokenizer: Tokenizer) -> Iterator[_Passage]:
+def _auto(blocks: Sequence[Block], spec: ChunkSpec, tokenizer: TokenCounter) -> Iterator[_Passage]:
     """Split source code by its definitions, everything else by its structure."""
     is_code = all(block.kind == "code" for block in blocks)
     return (_code if is_code else _structure)(blocks, spec, tokenizer)
@@ -227,7 +220,7 @@ def _auto(blocks: Sequence[Block], spec: ChunkSpec, tokenizer: Tokenizer) -> Ite
 def _semantic(
     blocks: Sequence[Block],
     spec: ChunkSpec,
-    tokenizer: Tokenizer,
+    tokenizer: TokenCounter,
     similarities: Similarities | None = None,
 ) -> Iterator[_Passage]:
     """Split where the meaning of sentences changes; lists, tables and listings as `structure`.
@@ -250,7 +243,7 @@ def _semantic(
             yield piece
 
 
-_Strategy = Callable[[Sequence[Block], ChunkSpec, Tokenizer], Iterator[_Passage]]
+_Strategy = Callable[[Sequence[Block], ChunkSpec, TokenCounter], Iterator[_Passage]]
 STRATEGIES: dict[str, _Strategy] = {
     "recursive": _recursive,
     "structure": _structure,
@@ -300,7 +293,7 @@ def _definitions(stretch: _Stretch) -> list[_Part]:
 
 
 def _packed(
-    stretch: _Stretch, parts: Sequence[_Part], spec: ChunkSpec, tokenizer: Tokenizer
+    stretch: _Stretch, parts: Sequence[_Part], spec: ChunkSpec, tokenizer: TokenCounter
 ) -> Iterator[_Passage]:
     """Join as many neighbouring parts as there is room for."""
     fits = _fits(spec, tokenizer)
@@ -346,7 +339,7 @@ class _Run:
         return self.places[last][1] - self.places[first][0]
 
 
-def _runs(stretch: _Stretch, spec: ChunkSpec, tokenizer: Tokenizer) -> Iterator[_Run | _Passage]:
+def _runs(stretch: _Stretch, spec: ChunkSpec, tokenizer: TokenCounter) -> Iterator[_Run | _Passage]:
     """The stretch as runs of sentences; other text that does not fit comes as passages."""
     fits = _fits(spec, tokenizer)
     places: list[tuple[int, int]] = []
@@ -367,7 +360,7 @@ def _runs(stretch: _Stretch, spec: ChunkSpec, tokenizer: Tokenizer) -> Iterator[
 
 
 def _run(
-    stretch: _Stretch, places: list[tuple[int, int]], spec: ChunkSpec, tokenizer: Tokenizer
+    stretch: _Stretch, places: list[tuple[int, int]], spec: ChunkSpec, tokenizer: TokenCounter
 ) -> _Run:
     if spec.unit == "characters":
         return _Run(stretch, places, None)
@@ -390,7 +383,7 @@ def _bounded(
     start: int,
     end: int,
     spec: ChunkSpec,
-    tokenizer: Tokenizer,
+    tokenizer: TokenCounter,
 ) -> Iterator[tuple[int, int]]:
     """A sentence, or its pieces without overlap if it is too long for a chunk."""
     if _fits(spec, tokenizer)(stretch.text[start:end]):
@@ -451,7 +444,7 @@ def _best_begins(
     return begins[::-1]
 
 
-def _fits(spec: ChunkSpec, tokenizer: Tokenizer) -> Callable[[str], bool]:
+def _fits(spec: ChunkSpec, tokenizer: TokenCounter) -> Callable[[str], bool]:
     if spec.unit == "characters":
         return lambda text: len(text) <= spec.size
     # A token has few characters. So a text that is far too long need not be counted.
@@ -463,7 +456,7 @@ def _passage(stretch: _Stretch, part: _Part) -> _Passage:
 
 
 def _broken(
-    stretch: _Stretch, part: _Part, spec: ChunkSpec, tokenizer: Tokenizer
+    stretch: _Stretch, part: _Part, spec: ChunkSpec, tokenizer: TokenCounter
 ) -> Iterator[_Passage]:
     """Split a part that is too long for one chunk, by its blocks or within a block by sentences."""
     if part.first == part.last:
@@ -486,7 +479,7 @@ def _broken(
 
 
 def _packed_singly(
-    stretch: _Stretch, parts: Sequence[_Part], spec: ChunkSpec, tokenizer: Tokenizer
+    stretch: _Stretch, parts: Sequence[_Part], spec: ChunkSpec, tokenizer: TokenCounter
 ) -> Iterator[_Passage]:
     """Like `_packed`, for parts that can only be broken by sentences."""
     fits = _fits(spec, tokenizer)
@@ -505,7 +498,7 @@ def _packed_singly(
 
 
 def _by_sentences(
-    stretch: _Stretch, first: int, spec: ChunkSpec, tokenizer: Tokenizer, last: int | None = None
+    stretch: _Stretch, first: int, spec: ChunkSpec, tokenizer: TokenCounter, last: int | None = None
 ) -> Iterator[_Passage]:
     split, window = _splitter(spec, tokenizer)
     start = stretch.starts[first]
@@ -565,7 +558,7 @@ def _in_windows(text: str, split: _Split, window: int) -> Iterator[tuple[int, st
 
 
 def _fit(
-    passage: _Passage, spec: ChunkSpec, tokenizer: Tokenizer, title: str | None
+    passage: _Passage, spec: ChunkSpec, tokenizer: TokenCounter, title: str | None
 ) -> Iterator[Chunk]:
     """The passage as chunks: several if it is too long for the model."""
     render = _renderer(spec, tokenizer, title, passage.stretch.block_at(passage.start).section)
@@ -587,7 +580,7 @@ def _fit(
 
 
 def keep_cut(
-    blocks: Sequence[Block], spec: ChunkSpec, tokenizer: Tokenizer, title: str | None
+    blocks: Sequence[Block], spec: ChunkSpec, tokenizer: TokenCounter, title: str | None
 ) -> list[Chunk] | None:
     """A chunk for each block, which was split before; None if one is too long for the model."""
     chunks = []
@@ -611,7 +604,7 @@ def _located(pieces: list[str], content: str, start: int) -> Iterator[tuple[int,
         position += len(piece)
 
 
-def _split_content(content: str, room: int, tokenizer: Tokenizer) -> list[str]:
+def _split_content(content: str, room: int, tokenizer: TokenCounter) -> list[str]:
     pieces = [piece for part in tokenizer.split_to_fit(content, room) if (piece := part.strip())]
     if len(pieces) > 1 or len(content) < 2:
         return pieces or [content]
@@ -625,7 +618,7 @@ _FIELD = re.compile(r"\{(title|section|content)\}")
 
 
 def _renderer(
-    spec: ChunkSpec, tokenizer: Tokenizer, title: str | None, section: str | None
+    spec: ChunkSpec, tokenizer: TokenCounter, title: str | None, section: str | None
 ) -> Callable[[str], str]:
     """Make the text to embed. Labels that would leave too little room for content are left out."""
     if spec.template == "{content}":

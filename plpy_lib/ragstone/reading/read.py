@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
-from ragstone.errors import DocumentError
 from ragstone.extract.options import Limits
 from ragstone.reading.chunk import Chunk
 from ragstone.reading.passages import Extraction
-from ragstone.stores.files import Snapshot, open_beneath, snapshot
 
 
 def limits(settings: Mapping[str, str | None]) -> Limits:
@@ -33,32 +29,6 @@ def limits(settings: Mapping[str, str | None]) -> Limits:
         ocr_seconds=integer("ocr_document_s"),
         allowed_types=(settings["allowed_types"] or "*").split(","),
     )
-
-
-def read_file(
-    root: str | None, path: str | None, max_bytes: int, check: Callable[[], None]
-) -> Snapshot:
-    """A copy of a file below the document root. Raises DocumentError if there is none."""
-    if root is None:
-        raise DocumentError(
-            "no_document_root",
-            "no document root is set",
-            permanent=False,
-            stage="read",
-            hint="Type: select rag.set('document_root', '/folder/of/the/documents');",
-        )
-    if path is None:
-        raise DocumentError(
-            "no_path",
-            "the path is null",
-            stage="read",
-            hint="Put the file's name into the path column, or delete the row.",
-        )
-    fd = open_beneath(Path(root), path)
-    try:
-        return snapshot(fd, max_bytes, check)
-    finally:
-        os.close(fd)
 
 
 def chunk_hash(chunk: Chunk) -> str:

@@ -26,8 +26,7 @@ if TYPE_CHECKING:  # nothing of the package may be imported before the limits ar
     from ragstone.errors import DocumentError
     from ragstone.extract.model import Extracted
     from ragstone.extract.ocr import Recogniser
-    from ragstone.models.onnx import Embedder
-    from ragstone.models.tokens import Tokenizer
+    from ragstone.models.port import EmbeddingModel, ModelSpec
     from ragstone.reading.chunk import Similarities
     from ragstone.reading.passages import Extraction
     from ragstone.sandbox.protocol import ExtractRequest, Reply
@@ -91,6 +90,7 @@ def read(message: dict[str, Any], fd: int | None) -> Reply:
     sys.modules.setdefault("numpy", None)  # type: ignore[arg-type]
     from ragstone.errors import DocumentError, Stage
     from ragstone.extract import extract
+    from ragstone.models.port import ModelError, document_error
     from ragstone.sandbox.protocol import ExtractRequest, extraction_to_reply
 
     stage: Stage = "extract"
@@ -103,6 +103,8 @@ def read(message: dict[str, Any], fd: int | None) -> Reply:
         raise
     except DocumentError as error:
         return failure(error)
+    except ModelError as error:
+        return failure(document_error(error, request.model, stage))
     except Exception as error:
         code = "damaged" if stage == "extract" else "internal"
         what = "cannot be read" if stage == "extract" else "could not be split into passages"
@@ -119,18 +121,17 @@ def failure(error: DocumentError) -> Reply:
 def embed(message: dict[str, Any]) -> Reply:
     """The vectors of some texts; every failure but want of memory becomes an answer."""
     from ragstone.errors import DocumentError
-    from ragstone.models.onnx import ModelError, vector_literal
+    from ragstone.models.port import ModelError, document_error, vector_literal
     from ragstone.sandbox.protocol import EmbedRequest, Reply
 
     try:
         request = EmbedRequest.from_dict(message)
-        vectors = embedder(request.model_dir).embed(request.texts)
+        vectors = embedder(request.model).embed_passages(request.texts)
         return Reply({}, texts=[vector_literal(vector) for vector in vectors])
     except MemoryError:
         raise
     except ModelError as error:
-        code, what = "model_failed", "the model cannot be loaded"
-        detail = f"{error}, in {request.model_dir}"
+        return failure(document_error(error, request.model, "embed"))
     except Exception as error:
         code, what = "internal", "the document's text could not be embedded"
         detail = f"{type(error).__name__}: {error}"
@@ -153,22 +154,17 @@ def recogniser(request: ExtractRequest) -> Recogniser | None:
     return Recogniser(request.ocr, limits, allow) if request.ocr else None
 
 
-_tokenizers: dict[Path, Tokenizer] = {}
-
-
 def passages(found: Extracted, request: ExtractRequest) -> Extraction:
-    """Split what was extracted; raises DocumentError too_many_chunks, no_text."""
+    """Split what was extracted; raises DocumentError too_many_chunks, no_text, and ModelError."""
     from ragstone.errors import DocumentError
-    from ragstone.models.tokens import Tokenizer
+    from ragstone.models import providers
     from ragstone.reading.chunk import chunk
     from ragstone.reading.passages import Extraction
 
-    if request.tokenizer_path not in _tokenizers:
-        _tokenizers[request.tokenizer_path] = Tokenizer.load(request.tokenizer_path)
     title = request.title or found.title
-    tokenizer = _tokenizers[request.tokenizer_path]
+    counter = providers.token_counter(request.model)
     compare = comparer(request) if request.chunk_spec.strategy == "semantic" else None
-    chunks = chunk(found.blocks, request.chunk_spec, tokenizer, title, compare)
+    chunks = chunk(found.blocks, request.chunk_spec, counter, title, compare)
     if len(chunks) > request.limits.max_chunks:
         raise DocumentError(
             "too_many_chunks",
@@ -190,19 +186,14 @@ def passages(found: Extracted, request: ExtractRequest) -> Extraction:
     )
 
 
-_embedders: dict[Path, Embedder] = {}
+def embedder(model: ModelSpec) -> EmbeddingModel:
+    """The model, loaded once; raises ModelUnavailable."""
+    from ragstone.models import providers
 
-
-def embedder(folder: Path) -> Embedder:
-    """The model in a folder, loaded once."""
-    from ragstone.models.onnx import Embedder
-
-    if folder not in _embedders:
-        # It is kept from openpyxl alone.
-        if sys.modules.get("numpy", True) is None:
-            del sys.modules["numpy"]
-        _embedders[folder] = Embedder.load(folder)
-    return _embedders[folder]
+    # It is kept from openpyxl alone.
+    if sys.modules.get("numpy", True) is None:
+        del sys.modules["numpy"]
+    return providers.embedder(model)
 
 
 def comparer(request: ExtractRequest) -> Similarities:
@@ -212,9 +203,9 @@ def comparer(request: ExtractRequest) -> Similarities:
 
     def embed(sentences: Sequence[str]) -> np.ndarray:
         allow_time(request.limits.cpu_seconds, request.limits.wall_seconds)
-        return model.embed(sentences, truncate=True)
+        return model.embed_passages(sentences, truncate=True)
 
-    model = embedder(request.tokenizer_path.parent)
+    model = embedder(request.model)
     return lambda runs: similarities(runs, embed)
 
 

@@ -129,9 +129,7 @@ class Sandbox(Generic[Answer]):
             raise
         return self._protections
 
-    def submit(
-        self, request: Request[Answer], fd: int | None, check: Callable[[], None]
-    ) -> None:
+    def submit(self, request: Request[Answer], fd: int | None, check: Callable[[], None]) -> None:
         """Hand over a request, and return once the child has all of it; `fd` may be closed then.
 
         `check` is called at least every 50 ms, as in `result`. Raises DocumentError sandbox_failed

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from ragstone.extract.options import Limits, Ocr
+from ragstone.models import providers
+from ragstone.models.port import ModelSpec
 from ragstone.reading.chunk import Chunk, ChunkSpec
 from ragstone.reading.passages import Extraction
 
@@ -30,9 +32,6 @@ _TEXTS_A_CHECK = 1_000
 
 # What comparing the sentences of the longest document takes; the child's clock goes batch by batch.
 SEMANTIC_SECONDS = 900.0
-
-# What the CPU is decides whether a prepacked model fits, and which arithmetic is used.
-CPU = (Path("/proc/cpuinfo"), Path("/sys/devices/system/cpu"))
 
 _VECTOR = re.compile(r"\[[-+.0-9e,]+\]")
 
@@ -93,15 +92,15 @@ class Request(Protocol[Answer_co]):
 class ExtractRequest:
     """What the child shall do with the file descriptor that comes with it.
 
-    `title` and `language` are the source table's and go before what the file says of itself.
-    `ocr` is None where pictures are left alone.
+    `model` is the one whose tokens are counted. `title` and `language` are the source table's and
+    go before what the file says of itself. `ocr` is None where pictures are left alone.
     """
 
     kind: ClassVar[str] = "extract"
     crash: ClassVar[str] = "the document made its parser crash"
 
     file_name: str
-    tokenizer_path: Path
+    model: ModelSpec
     limits: Limits = field(default_factory=Limits)
     chunk_spec: ChunkSpec = field(default_factory=ChunkSpec)
     title: str | None = None
@@ -131,7 +130,8 @@ class ExtractRequest:
 
     @property
     def readable(self) -> Sequence[Path]:
-        needed = [self.tokenizer_path.parent, *CPU] if self.is_semantic else [self.tokenizer_path]
+        provider = providers.provider(self.model)
+        needed = [*(provider.files if self.is_semantic else provider.token_files)(self.model)]
         if self.ocr and self.ocr.data_folder:
             needed.append(Path(self.ocr.data_folder))
         return needed
@@ -154,7 +154,7 @@ class ExtractRequest:
             "cpu_seconds": self.cpu_seconds,
             "wall_seconds": self.wall_seconds,
             "file_name": self.file_name[-1_000:],
-            "tokenizer_path": str(self.tokenizer_path),
+            "model": self.model.to_dict(),
             "limits": asdict(self.limits),
             "chunk_spec": asdict(self.chunk_spec),
             "title": self.title[:1_000] if self.title else None,
@@ -166,7 +166,7 @@ class ExtractRequest:
     def from_dict(cls, data: dict[str, Any]) -> ExtractRequest:
         return cls(
             file_name=data["file_name"],
-            tokenizer_path=Path(data["tokenizer_path"]),
+            model=ModelSpec.from_dict(data["model"]),
             limits=Limits(**data["limits"]),
             chunk_spec=ChunkSpec(**data["chunk_spec"]),
             title=data["title"],
@@ -189,7 +189,7 @@ class EmbedRequest:
     kind: ClassVar[str] = "embed"
     crash: ClassVar[str] = "the document's text made the model crash"
 
-    model_dir: Path
+    model: ModelSpec
     texts: Sequence[str]
     wall_seconds: float
     memory_bytes: int = 4 << 30
@@ -204,7 +204,7 @@ class EmbedRequest:
 
     @property
     def readable(self) -> Sequence[Path]:
-        return [self.model_dir, *CPU]
+        return providers.provider(self.model).files(self.model)
 
     @property
     def bounds(self) -> Bounds:
@@ -216,13 +216,13 @@ class EmbedRequest:
             "kind": self.kind,
             "cpu_seconds": self.cpu_seconds,
             "wall_seconds": self.wall_seconds,
-            "model_dir": str(self.model_dir),
+            "model": self.model.to_dict(),
             "texts": list(self.texts),
         }
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> EmbedRequest:
-        return cls(Path(data["model_dir"]), data["texts"], data["wall_seconds"])
+        return cls(ModelSpec.from_dict(data["model"]), data["texts"], data["wall_seconds"])
 
     def answer(self, reply: Reply) -> list[str]:
         vectors = [text for text in reply.texts if text and _VECTOR.fullmatch(text)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import os
 import platform
@@ -20,17 +19,11 @@ from ragstone.errors import DocumentError
 from ragstone.extract import tesseract
 from ragstone.extract.options import Limits
 from ragstone.memory import available_bytes
-from ragstone.models.onnx import (
-    MODEL_FILE,
-    TOKENIZER_FILE,
-    Embedder,
-    quiet_libraries,
-    signals_blocked,
-)
+from ragstone.models import providers
+from ragstone.models.onnx import quiet_libraries, signals_blocked
 from ragstone.sandbox.parent import Sandbox
 from ragstone.sandbox.protocol import ExtractRequest
-from ragstone.server import functions
-from ragstone.stores.files import snapshot
+from ragstone.stores.column import OpenContent
 
 REINSTALL = "Install ragstone again: make install, or apt-get install --reinstall of its package"
 REINSTALL_TESSERACT = "Install it again: apt-get install --reinstall tesseract-ocr libtesseract5"
@@ -126,50 +119,31 @@ def cpu(connection: Connection) -> Finding:
 
 def model(connection: Connection) -> Finding:
     """The files of the models in use are the ones that were registered."""
-    catalog = Catalog(connection)
-    details = []
-    for row in catalog.models_in_use():
-        folder = functions.model_dir(catalog.model(row["name"]))
-        for file in (MODEL_FILE, TOKENIZER_FILE):
-            if not os.access(folder / file, os.R_OK):
-                return Finding(False, f"{row['name']}: {folder / file} cannot be read", REINSTALL)
-        found = _sha256(folder / MODEL_FILE, connection.check)
-        if found != row["sha256"]:
-            return Finding(
-                False,
-                f"{row['name']}: {MODEL_FILE} has sha256 {found[:16]}…,"
-                f" rag.models says {row['sha256'][:16]}…",
-                "Vectors of different models cannot be compared. Restore the file: "
-                + REINSTALL.partition(": ")[2],
-            )
-        details.append(f"{row['name']} as registered")
-    return Finding(True, ", ".join(details))
+    models = Catalog(connection).models_in_use()
+    for each in models:
+        if problem := providers.provider(each).problem(each, connection.check):
+            return Finding(False, f"{each.name}: {problem}", REINSTALL)
+    return Finding(True, ", ".join(f"{each.name} as registered" for each in models))
 
 
 def prepacked(connection: Connection) -> Finding:
-    catalog = Catalog(connection)
-    details = []
-    for row in catalog.models_in_use():
-        if not Embedder.load(functions.model_dir(catalog.model(row["name"]))).prepacked:
-            return Finding(
-                False,
-                f"{row['name']} is loaded from the plain file: 30 MB more memory a session",
-                "The prepacked file was made on another CPU or is missing. " + REINSTALL,
-            )
-        details.append(row["name"])
-    return Finding(True, ", ".join(details))
+    """The models in use cost no more than they must."""
+    models = Catalog(connection).models_in_use()
+    for each in models:
+        if drawback := providers.provider(each).drawback(each):
+            return Finding(False, f"{each.name}: {drawback}", REINSTALL)
+    return Finding(True, ", ".join(each.name for each in models))
 
 
 def extraction(connection: Connection) -> Finding:
     """A document goes through the child, with all that confines it."""
-    catalog = Catalog(connection)
-    row = next(iter(catalog.models_in_use()), None)
-    if row is None:
+    model = next(iter(Catalog(connection).models_in_use()), None)
+    if model is None:
         return Finding(None, "there is no pipeline")
-    request = ExtractRequest("check.md", functions.tokenizer_path(catalog.model(row["name"])))
+    request = ExtractRequest("check.md", model)
     try:
         with (
-            snapshot(_DOCUMENT, 1_000, connection.check) as source,
+            OpenContent(_DOCUMENT).snapshot(1_000, connection.check) as source,
             Sandbox() as sandbox,
         ):
             sandbox.submit(request, source.fd, connection.check)
@@ -218,16 +192,11 @@ def ocr(connection: Connection) -> Finding:
 
 def _cannot_recognise(connection: Connection, languages: str) -> str | None:
     """What the child says to a picture without words, None where it is that there are none."""
-    catalog = Catalog(connection)
-    row = next(iter(catalog.models_in_use()))
-    request = ExtractRequest(
-        "check.bmp",
-        functions.tokenizer_path(catalog.model(row["name"])),
-        Limits(),
-        ocr=tesseract.ocr(languages),
-    )
+    model = Catalog(connection).models_in_use()[0]
+    request = ExtractRequest("check.bmp", model, Limits(), ocr=tesseract.ocr(languages))
+    document = OpenContent(_WHITE_PICTURE)
     try:
-        with snapshot(_WHITE_PICTURE, 100_000, connection.check) as source, Sandbox() as sandbox:
+        with document.snapshot(100_000, connection.check) as source, Sandbox() as sandbox:
             sandbox.submit(request, source.fd, connection.check)
             sandbox.result(connection.check)
     except DocumentError as error:
@@ -272,15 +241,6 @@ CHECKS: dict[str, Callable[[Connection], Finding]] = {
 
 def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0][:200]
-
-
-def _sha256(path: Path, check: Callable[[], None]) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(4 << 20):
-            digest.update(block)
-            check()
-    return digest.hexdigest()
 
 
 def _cpu_flags() -> set[str] | None:

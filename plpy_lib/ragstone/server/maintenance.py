@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 from ragstone.db.catalog import Catalog
 from ragstone.db.connection import Connection
 from ragstone.db.maintenance import Maintenance
 from ragstone.db.rows import StoredFile
 from ragstone.errors import DocumentError
-from ragstone.stores.files import open_beneath, snapshot
+from ragstone.stores.places import open_document
 
 
 def maintain(connection: Connection) -> None:
@@ -28,9 +26,7 @@ def _do(connection: Connection, task: str, work: Callable[[str], int]) -> None:
     except Exception as error:
         if connection.is_interrupt(error):
             raise
-        connection.warning(
-            f"maintenance failed: {task}", detail=f"{type(error).__name__}: {error}"
-        )
+        connection.warning(f"maintenance failed: {task}", detail=f"{type(error).__name__}: {error}")
         return
     if count and task == "contradictions found":
         connection.warning(f"{count} {task}", hint="Look: select * from rag.check_consistency();")
@@ -53,21 +49,20 @@ def _queue_changed_files(connection: Connection, calls: Maintenance) -> int:
     last: StoredFile | None = None
     while root is not None and (files := calls.files_to_check(last)):
         for file in files:
-            if _hash(connection, Path(root), file, limit) != file.sha256:
+            if _hash(connection, root, file, limit) != file.sha256:
                 calls.record_change(file)
                 queued += 1
         last = files[-1]
     return queued
 
 
-def _hash(connection: Connection, root: Path, file: StoredFile, limit: int) -> str | None:
+def _hash(connection: Connection, root: str, file: StoredFile, limit: int) -> str | None:
     """What the file holds now; None where it cannot be read any more."""
     try:
-        fd = open_beneath(root, file.file_path)
-        try:
-            with snapshot(fd, limit, connection.check) as now:
-                return now.sha256
-        finally:
-            os.close(fd)
+        with (
+            open_document(file.file_path, root=root) as document,
+            document.snapshot(limit, connection.check) as now,
+        ):
+            return now.sha256
     except DocumentError:
         return None

@@ -12,11 +12,11 @@ from ragstone.extract import tesseract
 from ragstone.extract.options import Limits
 from ragstone.reading.chunk import Chunk
 from ragstone.reading.passages import Extraction
-from ragstone.reading.read import limits, read_file
+from ragstone.reading.read import limits
 from ragstone.sandbox.parent import Sandbox
 from ragstone.sandbox.protocol import ExtractRequest
-from ragstone.server import functions
-from ragstone.stores.files import Snapshot, snapshot
+from ragstone.stores.places import open_document
+from ragstone.stores.port import Snapshot
 
 _Row = tuple[int, int | None, str | None, int, int, str]
 
@@ -46,10 +46,13 @@ def preview_chunks(
     allowed = limits(settings)
     check = connection.check
     try:
-        if content is None:
-            source = read_file(settings["document_root"], file_path, allowed.max_file_bytes, check)
-        else:
-            source = snapshot(content.encode(), allowed.max_file_bytes, check)
+        document = open_document(
+            file_path,
+            root=settings["document_root"],
+            content=None if content is None else content.encode,
+        )
+        with document:
+            source = document.snapshot(allowed.max_file_bytes, check)
         chunks = _chunks(source, _request(file_name or file_path or "", chosen, allowed), check)
     except DocumentError as error:
         connection.error(error.message, sqlstate="22000", detail=error.detail, hint=error.hint)
@@ -77,7 +80,7 @@ def _pipeline(connection: Connection, catalog: Catalog, name: str | None) -> Pip
 def _request(name: str, pipeline: Pipeline, allowed: Limits) -> ExtractRequest:
     return ExtractRequest(
         name,
-        functions.tokenizer_path(pipeline.model),
+        pipeline.model,
         allowed,
         pipeline.chunk_spec,
         ocr=tesseract.ocr(pipeline.ocr),

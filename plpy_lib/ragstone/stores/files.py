@@ -1,10 +1,9 @@
-"""Open a user's file safely and copy it where nobody can change it. Nothing here reads meaning."""
+"""Files below the document root, opened so that no path leads out of it."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import functools
 import hashlib
 import os
@@ -12,16 +11,14 @@ import pwd
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from ragstone import INSTALL_DIR
 from ragstone.errors import DocumentError
-
-# Large enough to be quick, small enough that a cancel is seen within a few milliseconds.
-BLOCK_BYTES = 1 << 20
+from ragstone.stores.copying import BLOCK_BYTES, sealed, too_large, write_all
+from ragstone.stores.port import Check, OpenDocument, Snapshot
 
 # CLOCK_REALTIME_COARSE, which files get their times from, has steps of 1 to 10 ms. A file that is
 # written to all the time, or whose server's clock is ahead, is read after this many ms as it is.
@@ -38,35 +35,48 @@ _CHOOSE = (
 
 _WINDOWS = re.compile(r"^[A-Za-z]:[\\/]|\\")
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
-_MFD_NOEXEC_SEAL = 8  # since Linux 6.3; some systems allow no other kind
-_ALL_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """A private, sealed copy of a document: what is hashed is what is parsed.
-
-    `fd` is a memfd positioned at its start; close it with `close()` or by leaving a `with` block.
-    """
+class OpenFile(OpenDocument):
+    """A file; its version is its size and the times of its last change."""
 
     fd: int
     size: int
-    sha256: str
+    version: str
+
+    def snapshot(self, max_bytes: int, check: Check) -> Snapshot:
+        """See the port."""
+        return sealed(lambda target: _copy_file(self.fd, target, max_bytes, check))
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
             os.close(self.fd)
 
-    def __enter__(self) -> Snapshot:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+def open_file(root: str | None, path: str | None) -> OpenFile:
+    """Open the file `path` below `root`, the setting document_root.
+
+    Raises DocumentError: no_document_root, no_path, and those of `open_beneath`.
+    """
+    if root is None:
+        raise _read_error(
+            "no_document_root",
+            "no document root is set",
+            "",
+            "Type: select rag.set('document_root', '/folder/of/the/documents');",
+            permanent=False,
+        )
+    if path is None:
+        raise _read_error(
+            "no_path",
+            "the path is null",
+            "",
+            "Put the file's name into the path column, or delete the row.",
+        )
+    fd = open_beneath(Path(root), path)
+    file = os.fstat(fd)
+    return OpenFile(fd, file.st_size, "-".join(map(str, _state(file))))
 
 
 def open_beneath(root: Path, path: str) -> int:
@@ -123,45 +133,6 @@ def root_problem(path: str) -> tuple[str, str | None] | None:
     if not os.access(resolved, os.R_OK | os.X_OK):
         return f"the server's account ({_account().pw_name}) may not read it", None
     return None
-
-
-def snapshot(source: int | bytes, max_bytes: int, check: Callable[[], None]) -> Snapshot:
-    """Copy `source`, a file descriptor or the bytes themselves, into a sealed memfd and hash it.
-
-    `check` is called between blocks of 1 MiB and may raise; nothing is left open then.
-    Raises DocumentError: too_large, empty, changed (the file was written to meanwhile), io_error.
-    """
-    fd = _memory_file()
-    try:
-        if isinstance(source, int):
-            size, digest = _copy_file(source, fd, max_bytes, check)
-        else:
-            size, digest = _copy_bytes(source, fd, max_bytes, check)
-        if size == 0:
-            raise DocumentError(
-                "empty",
-                "the document is empty",
-                detail="It has 0 bytes.",
-                hint="Replace the file by one with content.",
-                stage="read",
-            )
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _ALL_SEALS)
-        os.lseek(fd, 0, os.SEEK_SET)
-        return Snapshot(fd, size, digest)
-    except BaseException:
-        os.close(fd)
-        raise
-
-
-def _memory_file() -> int:
-    """A file in memory that can be sealed and, where the kernel can say so, never be run."""
-    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
-    try:
-        return os.memfd_create("ragstone-document", flags | _MFD_NOEXEC_SEAL)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        return os.memfd_create("ragstone-document", flags)
 
 
 def _encoded(path: str) -> bytes:
@@ -402,20 +373,18 @@ def _style_hint(path: str) -> str:
     return ""
 
 
-def _copy_file(
-    source: int, target: int, max_bytes: int, check: Callable[[], None]
-) -> tuple[int, str]:
+def _copy_file(source: int, target: int, max_bytes: int, check: Check) -> tuple[int, str]:
     try:
         before = _settled(source)
         if before.st_size > max_bytes:
-            raise _too_large(before.st_size, max_bytes)
+            raise too_large(before.st_size, max_bytes)
         digest, size = hashlib.sha256(), 0
         while block := os.pread(source, BLOCK_BYTES, size):
             size += len(block)
             if size > before.st_size:  # a log that is always written to would never end
                 break
             digest.update(block)
-            _write_all(target, block)
+            write_all(target, block)
             check()
         after = os.fstat(source)
     except OSError as error:
@@ -458,36 +427,6 @@ def _settled(source: int) -> os.stat_result:
 def _state(file: os.stat_result) -> tuple[int, int, int]:
     """What every write changes. Programs can set the time of writing back, that of change not."""
     return file.st_size, file.st_mtime_ns, file.st_ctime_ns
-
-
-def _copy_bytes(
-    source: bytes, target: int, max_bytes: int, check: Callable[[], None]
-) -> tuple[int, str]:
-    if len(source) > max_bytes:
-        raise _too_large(len(source), max_bytes)
-    digest = hashlib.sha256()
-    view = memoryview(source)
-    for start in range(0, len(source), BLOCK_BYTES):
-        block = view[start : start + BLOCK_BYTES]
-        digest.update(block)
-        _write_all(target, block)
-        check()
-    return len(source), digest.hexdigest()
-
-
-def _write_all(fd: int, block: bytes | memoryview) -> None:
-    view = memoryview(block)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
-def _too_large(size: int, limit: int) -> DocumentError:
-    return _read_error(
-        "too_large",
-        "the document is larger than the limit max_file_bytes",
-        f"It has {size:,} bytes; the limit is {limit:,}.",
-        "Split the document, or raise the limit.",
-    )
 
 
 def _read_error(

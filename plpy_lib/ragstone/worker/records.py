@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ragstone.db.rows import Job, StoredDocument
 from ragstone.reading.chunk import Chunk
-from ragstone.stores.files import Snapshot
+from ragstone.stores.port import Snapshot
 
 
 @dataclass(frozen=True, slots=True)

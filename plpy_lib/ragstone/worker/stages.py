@@ -9,20 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from pathlib import Path
 
 from ragstone.db.connection import Connection
 from ragstone.db.queue import Queue
 from ragstone.db.rows import Cut, Job, Pipeline, StoredDocument
 from ragstone.errors import DocumentError
 from ragstone.extract import tesseract
+from ragstone.models import providers
 from ragstone.reading.chunk import Chunk, keep_cut
 from ragstone.reading.passages import Extraction
-from ragstone.reading.read import chunk_hash, properties, read_file
+from ragstone.reading.read import chunk_hash, properties
 from ragstone.sandbox.parent import Sandbox
 from ragstone.sandbox.protocol import EmbedRequest, ExtractRequest
-from ragstone.server import functions
-from ragstone.stores.files import Snapshot, snapshot
+from ragstone.stores.places import open_document
+from ragstone.stores.port import Snapshot
 from ragstone.worker.attempts import Attempts
 from ragstone.worker.configuration import Configuration
 from ragstone.worker.records import Ended, InChild, InModel, Prepared
@@ -118,31 +118,25 @@ class Stages:
 
     def _keep(self, cut: Cut, pipeline: Pipeline) -> Sequence[Chunk] | None:
         """The document as another pipeline has cut it, where that serves here too."""
-        tokenizer = functions.tokenizer(pipeline.model)
-        return keep_cut(cut.blocks, pipeline.chunk_spec, tokenizer, cut.title)
+        counter = providers.token_counter(pipeline.model)
+        return keep_cut(cut.blocks, pipeline.chunk_spec, counter, cut.title)
 
     def _read(self, job: Job) -> Snapshot:
+        document = open_document(
+            job.file_path,
+            root=self.configuration.setting("document_root"),
+            content=(lambda: self.queue.content(job)) if job.has_content else None,
+        )
         limit = self.configuration.integer("max_file_bytes", job.tenant_id)
-        check = self.connection.check
-        if not job.has_content:
-            root = self.configuration.setting("document_root")
-            return read_file(root, job.file_path, limit, check)
-        content = self.queue.content(job)
-        if content is None:
-            raise DocumentError(
-                "no_content",
-                "the content is null",
-                stage="read",
-                hint="Put the document into the content column, or delete the row.",
-            )
-        return snapshot(content, limit, check)
+        with document:
+            return document.snapshot(limit, self.connection.check)
 
     def _request(self, job: Job, pipeline: Pipeline) -> ExtractRequest:
         return ExtractRequest(
             file_name=job.file_path or "",
             limits=self.configuration.limits(job.tenant_id),
             chunk_spec=pipeline.chunk_spec,
-            tokenizer_path=functions.tokenizer_path(pipeline.model),
+            model=pipeline.model,
             title=job.title,
             language=job.language,
             ocr=tesseract.ocr(pipeline.ocr),
@@ -198,14 +192,11 @@ class Stages:
         """False where the documents have nothing new to embed."""
         texts = [chunk.embed_text for document in group for chunk in document.new_chunks]
         if texts:
-            folder = self._model_dir(group[0].job)
+            model = self.configuration.pipeline(group[0].job.pipeline_id).model
             left = min(document.seconds_left for document in group)
-            request = EmbedRequest(folder, texts, wall_seconds=max(left, 0.001))
+            request = EmbedRequest(model, texts, wall_seconds=max(left, 0.001))
             self.model.submit(request, None, self.connection.check)
         return bool(texts)
-
-    def _model_dir(self, job: Job) -> Path:
-        return functions.model_dir(self.configuration.pipeline(job.pipeline_id).model)
 
     def _embedded(self) -> list[Embedded]:
         """The documents in the model's process with the vectors of their new chunks."""
