@@ -1,4 +1,4 @@
-"""Reading one document: its file, its limits, and the properties kept beside the passages."""
+"""Reading one document: its limits, and the properties kept beside the passages."""
 
 from __future__ import annotations
 
