@@ -30,4 +30,12 @@ drop function if exists rag._search_hits(vector, text, rag._search_options, tsqu
 drop function if exists rag._words_to_mark(text, text, text);
 drop function if exists rag._snippet(text, text, text);
 drop function if exists rag._search_results(rag._search_hit[], text, rag._search_options, rag.pipelines);
+drop function if exists rag._searched_pipeline(text);
+drop function if exists rag._rebuild_step(text, text, jsonb, text, boolean);
+
+-- How far the weights of BM25 are computed anew.
+alter table rag._pipeline_statistics add column weighed_source_id integer, add column weighed_document_id bigint;
+comment on column rag._pipeline_statistics.weighed_document_id is
+  'with weighed_source_id: up to which document the chunks have weights of average_length; null: all have, or there are too many';
+drop function if exists rag._refresh_statistics();
 drop function if exists rag._folder_problem(text);

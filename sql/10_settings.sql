@@ -146,6 +146,7 @@ comment on function rag.get(text, bigint) is 'value of a setting, for one tenant
 create or replace function rag._folder_hint(path text) returns text
   language sql immutable
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = 'on'
 as $sql$
   select format('Type as root: namei -l %s; it shows who may enter each folder. The server''s account must be able to enter all'
                 ' of them and to read the last one. Or choose another: select rag.set(''document_root'', ''/folder/of/the/documents'');',
@@ -153,14 +154,33 @@ as $sql$
 $sql$;
 comment on function rag._folder_hint(text) is 'a hint: how to find out why the server cannot use the folder';
 
+create or replace function rag._keep_setting() returns trigger
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+begin
+  -- pg_restore loads the dumped settings where some may have been made already, for this very server: these stay. Without
+  -- this, the first one would be an error that takes all settings of the dump with it.
+  if exists (select from rag._settings s where s.name = new.name and s.tenant_id is not distinct from new.tenant_id) then
+    return null;
+  end if;
+  return new;
+end
+$plpgsql$;
+
+create or replace trigger keep_setting before insert on rag._settings
+  for each row execute function rag._keep_setting();
+
 create or replace function rag._store_setting(name text, value text, tenant_id bigint) returns text
   language plpgsql
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = 'on'
 as $plpgsql$
 declare
   _definition record := rag._definition(_store_setting.name, _store_setting.tenant_id);
   _problem    text;
   _hint       text;
+  _value      text;
 begin
   if _store_setting.value is null then
     delete from rag._settings s where s.name = _store_setting.name and s.tenant_id is not distinct from _store_setting.tenant_id;
@@ -188,11 +208,18 @@ begin
             hint    = _hint;
   end if;
 
-  insert into rag._settings (name, tenant_id, value, updated_by)
-  values (_store_setting.name, _store_setting.tenant_id,
-          case _definition.kind when 'boolean' then lower(_store_setting.value) else _store_setting.value end, rag._caller())
-  on conflict on constraint one_value_a_tenant do update
-    set value = excluded.value, updated_at = excluded.updated_at, updated_by = excluded.updated_by;
+  _value := case _definition.kind when 'boolean' then lower(_store_setting.value) else _store_setting.value end;
+  -- Not by an insert alone: rag._keep_setting() would take it for a restore.
+  loop
+    update rag._settings s
+       set value = _value, updated_at = now(), updated_by = rag._caller()
+     where s.name = _store_setting.name and s.tenant_id is not distinct from _store_setting.tenant_id;
+    exit when found;
+    insert into rag._settings (name, tenant_id, value, updated_by)
+    values (_store_setting.name, _store_setting.tenant_id, _value, rag._caller())
+    on conflict on constraint one_value_a_tenant do nothing;
+    exit when found;
+  end loop;
   return _store_setting.value;
 end
 $plpgsql$;
@@ -258,7 +285,7 @@ create or replace function rag._integer_problem(value text, minimum numeric, max
   set search_path = pg_catalog, pg_temp
 as $sql$
   select case
-    when value !~ '^\s*\d{1,18}\s*$' then 'the value must be a whole number'
+    when value !~ '^[[:space:]]*[0-9]{1,18}[[:space:]]*$' then 'the value must be a whole number'
     when value::numeric < minimum or value::numeric > maximum then format('the value must be from %s to %s', minimum, maximum)
   end
 $sql$;

@@ -20,7 +20,6 @@ create or replace trigger restore_pipeline before insert on rag.pipelines
 insert into rag.pipelines (name, model, state, activated_at)
 select 'default', 'all-MiniLM-L6-v2', 'active', now()
 where not exists (select from rag.pipelines);
--- Search: two legs, every candidate scored exactly in both, one fused ranking.
 
 create or replace function rag._active_pipeline() returns rag.pipelines
   language sql stable
@@ -28,26 +27,65 @@ create or replace function rag._active_pipeline() returns rag.pipelines
 as $sql$ select p from rag.pipelines p where p.state = 'active' $sql$;
 comment on function rag._active_pipeline() is 'the pipeline that searches use';
 
-create or replace function rag._searched_pipeline(name text) returns rag.pipelines
+create or replace function rag._pipeline(name text) returns rag.pipelines
   language plpgsql stable
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
   _pipeline rag.pipelines;
 begin
-  if _searched_pipeline.name is null then
-    return rag._active_pipeline();
-  end if;
-  select * into _pipeline from rag.pipelines p where p.name = _searched_pipeline.name;
+  -- No pipeline can have the name active.
+  select * into _pipeline from rag.pipelines p
+   where p.name = $1 or ($1 = 'active' and p.state = 'active');
   if not found then
-    raise exception 'there is no pipeline "%"', _searched_pipeline.name
+    raise exception 'there is no pipeline "%"', coalesce($1, 'null')
       using errcode = 'undefined_object',
-            hint    = 'Pipelines are listed by: select name, state from rag.pipelines; left out, the active one is searched.';
+            hint    = 'Pipelines are listed by: select name, state from rag.pipelines;';
   end if;
   return _pipeline;
 end
 $plpgsql$;
-comment on function rag._searched_pipeline(text) is 'the pipeline of that name, the active one for null; raises 42704 for an unknown name';
+comment on function rag._pipeline(text) is
+  'the pipeline of that name, or for active the one that searches use; raises 42704 for an unknown name and for null';
+
+create or replace function rag._locked_pipeline(name text) returns rag.pipelines
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+begin
+  -- One at a time: no two sessions switch pipelines. "Exclusive" also waits for a worker that has locked a pipeline's
+  -- row to build its index, and is going to update it.
+  lock table rag.pipelines in exclusive mode;
+  return rag._pipeline(_locked_pipeline.name);
+end
+$plpgsql$;
+comment on function rag._locked_pipeline(text) is 'rag._pipeline(), with the table of pipelines locked against other changes';
+
+create or replace function rag._lock_tables(variadic locks text[]) returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+  -- Far below deadlock_timeout: where a transaction of the application has one of the tables and waits for another, it
+  -- is this one that lets go.
+  set lock_timeout = '100ms'
+as $plpgsql$
+declare
+  _lock text;
+begin
+  loop
+    begin
+      foreach _lock in array locks loop
+        execute 'lock table ' || _lock;
+      end loop;
+      return;
+    exception when lock_not_available then
+      -- The end of the block has released them all.
+      perform pg_sleep(0.2);
+    end;
+  end loop;
+end
+$plpgsql$;
+comment on function rag._lock_tables(text[]) is
+  'takes several locks of tables, each as after "lock table", without ever waiting for one while it holds another for longer than 0.1 s';
 
 ------------------------------------------------------------------------------------------------
 -- A second pipeline beside the active one
@@ -60,28 +98,6 @@ comment on function rag._searched_pipeline(text) is 'the pipeline of that name, 
 -- workers (rag._fill_pipelines()), some at a time, behind live changes. A superseded pipeline stays
 -- as it was when it was last active.
 ------------------------------------------------------------------------------------------------
-
-create or replace function rag._pipeline(name text) returns rag.pipelines
-  language plpgsql
-  set search_path = pg_catalog, pg_temp
-as $plpgsql$
-declare
-  _pipeline rag.pipelines;
-begin
-  -- One at a time: no two sessions switch.
-  lock table rag.pipelines in share row exclusive mode;
-  select * into _pipeline from rag.pipelines p
-   where p.name = $1 or ($1 = 'active' and p.state = 'active');
-  if not found then
-    raise exception 'there is no pipeline "%"', coalesce($1, 'null')
-      using errcode = 'undefined_object',
-            hint    = 'Pipelines are listed by: select name, state from rag.pipelines;';
-  end if;
-  return _pipeline;
-end
-$plpgsql$;
-comment on function rag._pipeline(text) is
-  'the pipeline of that name, or the active one for active, with the table locked against other changes of it; raises 42704 for another';
 
 create or replace function rag.create_pipeline(
     name               text,
@@ -187,16 +203,17 @@ create or replace function rag.activate_pipeline(name text, force boolean defaul
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _pipeline rag.pipelines := rag._pipeline(activate_pipeline.name);
+  _pipeline rag.pipelines := rag._locked_pipeline(activate_pipeline.name);
   _missing  bigint;
   _dead     bigint;
 begin
   if _pipeline.state = 'active' then
     return 0;
   end if;
-  -- Nobody is in the middle of a change that knows only the old state, and nobody holds one document
-  -- while waiting for another.
-  lock table rag.documents in share row exclusive mode;
+  perform rag._analyze_grown_tables();
+  -- After this nobody is in the middle of a change that knows only the old state. "Exclusive" also waits for workers that
+  -- have locked a document and are going to update it.
+  lock table rag.documents in exclusive mode;
   _missing := rag._documents_missing(_pipeline.pipeline_id, than_active => true);
   if _missing > 0 and not coalesce(activate_pipeline.force, false) then
     select count(*) into _dead from rag.ingestion_queue q where q.pipeline_id = _pipeline.pipeline_id and q.status = 'dead';
@@ -207,7 +224,8 @@ begin
                         else format('%s of its jobs are dead letters; the others wait, run, or are still to be queued.', _dead)
                       end,
             hint    = case _pipeline.state
-                        when 'superseded' then format('Have them filled in: select rag.resume_pipeline(%L); or switch at once: ', _pipeline.name)
+                        when 'superseded'
+                        then format('Have them filled in: select rag.resume_pipeline(%L); or switch at once: ', _pipeline.name)
                         else 'How far it is: select * from rag.pipeline_progress; or switch at once: '
                       end || format('select rag.activate_pipeline(%L, force => true);', _pipeline.name);
   end if;
@@ -220,7 +238,8 @@ begin
   where p.pipeline_id = q.pipeline_id and p.state = 'superseded';
 
   update rag.documents d
-     set status = s.status, chunks = s.chunks, retry_count = s.attempts, error_code = s.error_code, last_error = s.error, error_hint = s.error_hint
+     set status = s.status, chunks = s.chunks, retry_count = s.attempts, error_code = s.error_code, last_error = s.error,
+         error_hint = s.error_hint
     from (select d.source_id, d.document_id, coalesce(v.chunks, 0) as chunks, coalesce(q.attempts, 0) as attempts,
                  q.error_code, q.error, q.error_hint,
                  case when q.error is not null then 'failed'
@@ -248,7 +267,7 @@ create or replace function rag.resume_pipeline(name text) returns bigint
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _pipeline rag.pipelines := rag._pipeline(resume_pipeline.name);
+  _pipeline rag.pipelines := rag._locked_pipeline(resume_pipeline.name);
 begin
   if _pipeline.state = 'superseded' then
     lock table rag.documents in share row exclusive mode;
@@ -269,7 +288,7 @@ create or replace function rag.drop_pipeline(name text) returns bigint
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _pipeline rag.pipelines := rag._pipeline(drop_pipeline.name);
+  _pipeline rag.pipelines := rag._locked_pipeline(drop_pipeline.name);
   _versions bigint;
 begin
   if _pipeline.state = 'active' then
@@ -278,8 +297,10 @@ begin
             detail  = 'Searches use it.',
             hint    = 'Activate another first: select rag.activate_pipeline(name) from rag.pipelines where state <> ''active'';';
   end if;
-  -- Workers lock the documents first, too; no store is under way after this.
-  lock table rag.documents in share row exclusive mode;
+  -- The worker that brings statistics up to date locks documents after this.
+  perform pg_advisory_xact_lock(rag._lock_class(), 0);
+  -- No worker is storing a document after this, and no search reads the partition.
+  perform rag._lock_tables('rag.documents in exclusive mode', 'only rag.document_chunks in access exclusive mode');
   delete from rag.ingestion_queue q where q.pipeline_id = _pipeline.pipeline_id;
   delete from rag._pipeline_fill f where f.pipeline_id = _pipeline.pipeline_id;
   delete from rag._retained_chunks r using rag.document_versions v
@@ -360,15 +381,19 @@ create or replace view rag.pipeline_progress with (security_invoker = true) as
          round(100.0 * (t.ready + t.dead) / nullif(t.documents, 0), 1) as percent,
          t.recent as per_minute,
          case when t.documents - t.ready - t.dead > 0
-              then date_trunc('second', (t.documents - t.ready - t.dead) / nullif(t.recent, 0)::float * interval '1 minute') end as time_left
+              then date_trunc('second', (t.documents - t.ready - t.dead) / nullif(t.recent, 0)::float * interval '1 minute')
+         end as time_left
     from rag.pipelines p
    cross join lateral (
      select (select count(*) from rag.documents) as documents,
-            (select count(*) from rag.document_versions v join rag.documents d on d.source_id = v.source_id and d.document_id = v.document_id
+            (select count(*)
+               from rag.document_versions v
+               join rag.documents d on d.source_id = v.source_id and d.document_id = v.document_id
               where v.pipeline_id = p.pipeline_id and v.state = 'ready' and v.generation = d.generation) as ready,
             (select count(*) from rag.ingestion_queue q where q.pipeline_id = p.pipeline_id and q.status = 'dead') as dead,
             (select count(*) from rag.job_history h
-              where h.pipeline_id = p.pipeline_id and h.finished_at > now() - interval '1 minute' and h.outcome in ('done', 'unchanged')) as recent
+              where h.pipeline_id = p.pipeline_id and h.finished_at > now() - interval '1 minute'
+                and h.outcome in ('done', 'unchanged')) as recent
    ) t
    order by p.pipeline_id;
 comment on view rag.pipeline_progress is

@@ -1,4 +1,103 @@
--- Vector indexes: deferring one until after a first load, and rebuilding one while documents change.
+-- Vector indexes: the statement that makes one, deferring one until after a first load, and rebuilding one while
+-- documents change.
+
+create or replace function rag._indexed_vector(pipeline rag.pipelines, expression text) returns text
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  -- The planner uses the vector index only for the very expression it was made on.
+  select case pipeline.quantization
+           when 'binary' then format('(%2$I.binary_quantize(%1$s)::bit(%3$s))', expression, rag._vector_schema(), m.dimension)
+           when 'half'   then format('(%s::%I.halfvec(%s))', expression, rag._vector_schema(), m.dimension)
+           else               format('(%s::%I.vector(%s))', expression, rag._vector_schema(), m.dimension)
+         end
+  from rag.models m
+  where m.name = pipeline.model
+$sql$;
+comment on function rag._indexed_vector(rag.pipelines, text) is
+  'the expression that a pipeline''s vector index is on, applied to a column or parameter';
+
+create or replace function rag._index_statement(pipeline rag.pipelines, name text, beside boolean default false) returns text
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  select format('create index %s%I on rag.%I using %I (%s %I.%I) with (%s)',
+    case when beside then 'concurrently if not exists ' else '' end, name, rag._partition(pipeline.pipeline_id), pipeline.index_method,
+    rag._indexed_vector(pipeline, 'embedding'), rag._vector_schema(),
+    case pipeline.quantization when 'binary' then 'bit_hamming_ops' when 'half' then 'halfvec_cosine_ops' else 'vector_cosine_ops' end,
+    -- Options that only searches read are not among the index's.
+    (select string_agg(format('%I = %L', o.key, o.value), ', ' order by o.key)
+     from jsonb_each_text(case pipeline.index_method
+                            when 'hnsw' then jsonb_build_object('m', 16, 'ef_construction', 64)
+                            else jsonb_build_object('lists', 100)
+                          end || pipeline.index_options) o
+     where o.key not in ('ef_search', 'probes', 'oversampling')))
+$sql$;
+comment on function rag._index_statement(rag.pipelines, text, boolean) is
+  'the statement that makes the vector index of a pipeline, under that name; beside: while documents change';
+
+create or replace function rag._vector_index(pipeline_id integer) returns text
+  language sql immutable
+  set search_path = pg_catalog, pg_temp
+as $sql$ select rag._partition(pipeline_id) || '_embedding_idx' $sql$;
+comment on function rag._vector_index(integer) is 'name of a pipeline''s vector index';
+
+create or replace function rag._require_index_options(pipeline rag.pipelines) returns void
+  language plpgsql immutable
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _fault text;
+begin
+  _fault := case
+    when pipeline.index_method not in ('hnsw', 'ivfflat', 'none')
+    then format('there is no index method %s', quote_ident(pipeline.index_method))
+    when pipeline.quantization not in ('none', 'half', 'binary')
+    then format('there is no quantization %s', quote_ident(pipeline.quantization))
+    when jsonb_typeof(pipeline.index_options) <> 'object' then 'index_options is no JSON object'
+    else (
+      select case when k.option is null then format('%s is no index option of %s', quote_ident(left(o.key, 40)), pipeline.index_method)
+                  else format('%s is a whole number from %s to %s, not %s', k.option, k.least, k.most, left(o.value::text, 40)) end
+      from jsonb_each(pipeline.index_options) o
+      -- The bounds are those of pgvector.
+      left join (values ('m', 'hnsw', 2, 100), ('ef_construction', 'hnsw', 4, 1000), ('ef_search', 'hnsw', 1, 1000),
+                        ('lists', 'ivfflat', 1, 32768), ('probes', 'ivfflat', 1, 32768), ('oversampling', pipeline.index_method, 1, 1000))
+                as k (option, method, least, most) on k.option = o.key and k.method = pipeline.index_method
+      where k.option is null or o.value::text !~ '^[0-9]{1,5}$' or o.value::text::integer not between k.least and k.most
+      order by o.key limit 1)
+  end;
+  if _fault is null and pipeline.index_method = 'hnsw'
+     and coalesce((pipeline.index_options ->> 'ef_construction')::integer, 64)
+         < 2 * coalesce((pipeline.index_options ->> 'm')::integer, 16) then
+    _fault := format('ef_construction is at least twice m, so %s or more, not %s',
+                     2 * coalesce((pipeline.index_options ->> 'm')::integer, 16),
+                     coalesce(pipeline.index_options ->> 'ef_construction', '64, which it is where it is left out'));
+  end if;
+  if _fault is not null then
+    raise exception '%', _fault
+      using errcode = 'invalid_parameter_value',
+            hint    = 'What each can be is said by: \d+ rag.pipelines; for example: index_method => ''hnsw'','
+                      ' index_options => ''{"m": 24, "ef_construction": 100}''.';
+  end if;
+end
+$plpgsql$;
+comment on function rag._require_index_options(rag.pipelines) is
+  'raises 22023 for an index method, quantization or index options that cannot be, or with which no search could work';
+
+create or replace function rag._create_vector_index(pipeline_id integer) returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _pipeline rag.pipelines;
+begin
+  select * into strict _pipeline from rag.pipelines p where p.pipeline_id = _create_vector_index.pipeline_id;
+  if _pipeline.index_method <> 'none' and to_regclass(format('rag.%I', rag._vector_index(_pipeline.pipeline_id))) is null then
+    execute rag._index_statement(_pipeline, rag._vector_index(_pipeline.pipeline_id));
+  end if;
+end
+$plpgsql$;
+comment on function rag._create_vector_index(integer) is 'makes a pipeline''s vector index where it is missing';
 
 create or replace function rag.defer_index(pipeline text default 'active') returns void
   language plpgsql
@@ -7,7 +106,7 @@ create or replace function rag.defer_index(pipeline text default 'active') retur
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _pipeline rag.pipelines := rag._pipeline(defer_index.pipeline);
+  _pipeline rag.pipelines := rag._locked_pipeline(defer_index.pipeline);
 begin
   if _pipeline.index_method = 'none' then
     raise exception 'pipeline "%" has no vector index', _pipeline.name
@@ -34,13 +133,16 @@ declare
   _dimension integer;
   _memory    text;
 begin
-  select m.dimension into strict _dimension from rag.pipelines p join rag.models m on m.name = p.model where p.pipeline_id = _build_index.pipeline_id;
+  select m.dimension into strict _dimension
+  from rag.pipelines p join rag.models m on m.name = p.model
+  where p.pipeline_id = _build_index.pipeline_id;
   perform rag._ensure_partition(_build_index.pipeline_id);
-  -- Workers that store wait for the index; searches do not.
+  -- Whoever changes documents waits for the index; searches do not.
   execute format('lock table rag.%I in share mode', rag._partition(_build_index.pipeline_id));
   execute format('select count(*) from rag.%I', rag._partition(_build_index.pipeline_id)) into _rows;
-  -- The graph of HNSW in memory: a vector, some 40 neighbours and their distances.
-  _memory := rag._build_memory(greatest((_rows * (4 * _dimension + 700) * 1.1)::bigint, pg_size_bytes(current_setting('maintenance_work_mem'))));
+  -- In memory the graph of HNSW has for each row a vector, some 40 neighbours and their distances.
+  _memory := rag._build_memory(greatest((_rows * (4 * _dimension + 700) * 1.1)::bigint,
+                                        pg_size_bytes(current_setting('maintenance_work_mem'))));
   perform set_config('maintenance_work_mem', _memory, true);
   perform set_config('max_parallel_maintenance_workers', (
     case when rag._version_number((select e.extversion from pg_extension e where e.extname = 'vector')) < '{0,8,2}' then 0
@@ -60,17 +162,11 @@ create or replace function rag.build_index(pipeline text default 'active', paral
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _pipeline rag.pipelines;
+  _pipeline rag.pipelines := rag._pipeline(build_index.pipeline);
   _started  timestamptz := clock_timestamp();
 begin
-  select * into _pipeline from rag.pipelines p
-   where p.name = build_index.pipeline or (build_index.pipeline = 'active' and p.state = 'active')
-     for no key update;
-  if not found then
-    raise exception 'there is no pipeline "%"', coalesce(build_index.pipeline, 'null')
-      using errcode = 'undefined_object',
-            hint    = 'Pipelines are listed by: select name, state from rag.pipelines;';
-  end if;
+  -- One session at a time builds it.
+  perform from rag.pipelines p where p.pipeline_id = _pipeline.pipeline_id for no key update;
   perform rag._build_index(_pipeline.pipeline_id, build_index.parallel_workers);
   return clock_timestamp() - _started;
 end
@@ -90,8 +186,9 @@ declare
 begin
   for _pipeline in
     select * from rag.pipelines p
-     where p.index_deferred and p.state in ('active', 'building') and to_regclass(format('rag.%I', rag._partition(p.pipeline_id))) is not null
-       -- The load is over: nothing waits, runs, or is still to be turned into jobs.
+     where p.index_deferred and p.state in ('active', 'building')
+       and to_regclass(format('rag.%I', rag._partition(p.pipeline_id))) is not null
+       -- The load is over when nothing waits, nothing runs, and no change is still to be turned into jobs.
        and not exists (select from rag._changes)
        and not exists (select from rag._pipeline_fill f where f.pipeline_id = p.pipeline_id)
        and not exists (select from rag.ingestion_queue q where q.pipeline_id = p.pipeline_id and q.status <> 'dead')
@@ -99,7 +196,7 @@ begin
        for no key update skip locked
   loop
     execute format('select not exists (select from rag.%I)', rag._partition(_pipeline.pipeline_id)) into _is_empty;
-    -- It has not begun yet.
+    -- The load has not begun yet.
     continue when _is_empty;
     perform rag._build_index(_pipeline.pipeline_id, null);
     return true;
@@ -113,7 +210,7 @@ comment on function rag._build_deferred_index() is
 create or replace function rag._index_builds()
   returns table (name text, phase text, percent numeric, running_for interval, time_left interval)
   language sql stable
-  -- SECURITY DEFINER: what another session is doing is shown to the privileged alone.
+  -- SECURITY DEFINER: PostgreSQL shows what another session is doing only to the privileged.
   security definer
   set search_path = pg_catalog, pg_temp
 as $sql$
@@ -131,25 +228,101 @@ comment on function rag._index_builds() is 'what rag.index_progress shows';
 create or replace view rag.index_progress with (security_invoker = true) as
   select * from rag._index_builds();
 comment on view rag.index_progress is 'vector indexes that are being built right now, and how long they will take at the speed so far';
--- A vector index made anew, or another in its place, while documents change and searches go on.
+-- Rebuilding an index, or putting another in its place, while documents change and searches go on.
 --
--- create index concurrently cannot be run by a function, nor by a procedure. So pg_cron runs it, in a
--- session of its own; or whoever calls does, by hand, where pg_cron lives in another database.
+-- No function and no procedure can run "create index concurrently". So pg_cron runs it in a session of its own. Where
+-- pg_cron runs in another database, the caller types the statement.
+
+create or replace function rag._vector_indexes(pipeline_id integer)
+  returns table (index regclass, name name, method name, expression text, is_valid boolean, is_being_built boolean)
+  language sql volatile
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  select c.oid, c.relname, a.amname, pg_get_indexdef(c.oid, 1, true), i.indisvalid and i.indisready,
+         exists (select from pg_stat_progress_create_index b where b.index_relid = c.oid)
+    from pg_index i
+    join pg_class c on c.oid = i.indexrelid
+    join pg_am a on a.oid = c.relam
+   where i.indrelid = to_regclass(format('rag.%I', rag._partition(_vector_indexes.pipeline_id))) and a.amname in ('hnsw', 'ivfflat')
+$sql$;
+comment on function rag._vector_indexes(integer) is 'the indexes of methods for vectors that a pipeline''s partition has';
+
+create or replace function rag._left_by_rebuild(pipeline_id integer, name name) returns boolean
+  language sql immutable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  -- Names of rag._rebuild_step(), and of "reindex concurrently".
+  select name ~ ('^' || rag._vector_index(pipeline_id) || '(_[0-9a-f]{8}|(_[0-9a-f]{8})?_cc(new|old)[0-9]*)$')
+$sql$;
+comment on function rag._left_by_rebuild(integer, name) is 'whether an index has the name of one that was built to replace a pipeline''s';
+
+create or replace function rag._needless_indexes(pipeline rag.pipelines) returns table (index regclass, reason text, remedy text)
+  language sql volatile
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  select i.indexrelid::regclass, 'is not valid', format('Type: reindex index concurrently %s;', i.indexrelid::regclass)
+    from pg_index i
+    join pg_class c on c.oid = i.indexrelid
+   where i.indrelid = to_regclass(format('rag.%I', rag._partition(pipeline.pipeline_id))) and not (i.indisvalid and i.indisready)
+     and not rag._left_by_rebuild(pipeline.pipeline_id, c.relname)
+     and not exists (select from pg_stat_progress_create_index b where b.index_relid = i.indexrelid)
+  union all
+  select v.index, 'was built by rag.rebuild_index() or "reindex concurrently", and is not in use',
+         format('The next rag.rebuild_index() uses it or drops it. Or type: drop index %s;', v.index)
+    from rag._vector_indexes(pipeline.pipeline_id) v
+   where rag._left_by_rebuild(pipeline.pipeline_id, v.name) and not v.is_being_built and not rag._is_rebuilding()
+  union all
+  select v.index, format('does the work of rag.%I', rag._vector_index(pipeline.pipeline_id)), format('Type: drop index %s;', v.index)
+    from rag._vector_indexes(pipeline.pipeline_id) v
+    join rag._vector_indexes(pipeline.pipeline_id) o
+      on o.name = rag._vector_index(pipeline.pipeline_id) and (o.method, o.expression) = (v.method, v.expression)
+   where v.index <> o.index and v.is_valid and not v.is_being_built and not rag._left_by_rebuild(pipeline.pipeline_id, v.name)
+$sql$;
+comment on function rag._needless_indexes(rag.pipelines) is
+  'indexes of a pipeline''s partition that only cost writes: not valid, left by a rebuild, or doing what another does';
 
 create or replace function rag._rebuild_job_name() returns text
   language sql stable
   set search_path = pg_catalog, pg_temp
 as $sql$ select format('ragstone index in %s', current_database()) $sql$;
 
-create or replace function rag._pipeline_with_index(name text, index_method text, index_options jsonb, quantization text) returns rag.pipelines
+create or replace function rag._show_rebuilding() returns void
+  language sql
+  set search_path = pg_catalog, pg_temp
+as $sql$ select pg_advisory_xact_lock_shared(rag._lock_class(), -1) $sql$;
+comment on function rag._show_rebuilding() is 'holds, until the end of the transaction, the lock that rag._is_rebuilding() looks for';
+
+create or replace function rag._is_rebuilding() returns boolean
+  language sql volatile
+  set search_path = pg_catalog, pg_temp
+as $sql$ select rag._worker_is_alive(-1) $sql$;
+comment on function rag._is_rebuilding() is 'whether a session is within rag.rebuild_index()';
+
+create or replace function rag._has_abandoned_rebuild() returns boolean
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+begin
+  if to_regclass('cron.job') is null then
+    return false;
+  end if;
+  return not rag._is_rebuilding()
+         and exists (select from cron.job j where j.jobname = rag._rebuild_job_name() and j.database = current_database());
+end
+$plpgsql$;
+comment on function rag._has_abandoned_rebuild() is 'whether pg_cron has the job of a rag.rebuild_index() that has ended';
+
+create or replace function rag._pipeline_with_index(name text, index_method text, index_options jsonb, quantization text)
+  returns rag.pipelines
   language plpgsql stable
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _pipeline rag.pipelines := rag._searched_pipeline(name);
+  _pipeline rag.pipelines := rag._pipeline(coalesce(name, 'active'));
   _method   constant text := coalesce(_pipeline_with_index.index_method, _pipeline.index_method);
 begin
-  _pipeline.index_options := coalesce(_pipeline_with_index.index_options, case when _method = _pipeline.index_method then _pipeline.index_options else '{}' end);
+  _pipeline.index_options := coalesce(_pipeline_with_index.index_options,
+                                      case when _method = _pipeline.index_method then _pipeline.index_options else '{}' end);
   _pipeline.index_method := _method;
   _pipeline.quantization := coalesce(_pipeline_with_index.quantization, _pipeline.quantization);
   perform rag._require_index_options(_pipeline);
@@ -159,9 +332,21 @@ $plpgsql$;
 comment on function rag._pipeline_with_index(text, text, jsonb, text) is
   'a pipeline as it is with another vector index; what is null stays. Raises 42704 for an unknown name, 22023 for what cannot be';
 
+create or replace function rag._transactions_under_way() returns text[]
+  language sql volatile
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  select coalesce(array_agg(l.transactionid::text), '{}')
+    from pg_locks l
+    join pg_stat_activity a on a.pid = l.pid
+   where l.locktype = 'transactionid' and l.mode = 'ExclusiveLock' and l.granted
+     and a.datname = current_database() and l.pid <> pg_backend_pid()
+$sql$;
+comment on function rag._transactions_under_way() is 'transactions of other sessions in this database that have written something';
+
 create or replace function rag._rebuild_step(
     pipeline text, index_method text, index_options jsonb, quantization text,
-    inout begun boolean, out done boolean, out notice text)
+    inout begun boolean, inout awaited text[], out done boolean, out notice text)
   -- Volatile: every query sees what is committed by then.
   language plpgsql volatile
   -- SECURITY DEFINER: indexes and pg_cron's jobs are those of ragstone's owner.
@@ -169,24 +354,24 @@ create or replace function rag._rebuild_step(
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _stored    constant rag.pipelines := rag._searched_pipeline(pipeline);
+  _stored    constant rag.pipelines := rag._pipeline(coalesce(pipeline, 'active'));
   _pipeline  constant rag.pipelines := rag._pipeline_with_index(pipeline, index_method, index_options, quantization);
   _index     constant text := rag._vector_index(_pipeline.pipeline_id);
-  -- What it is made of is in its name: one left by a call that wanted another is not taken for ours.
-  _statement text;
+  -- The name tells what the index is made of: one that was left by a call with other parameters is not taken for ours.
   _new       text;
-  _left      record;
+  _statement text;
   _building  boolean;
   _valid     boolean;
   _failure   text;
 begin
   done := false;
+  perform rag._show_rebuilding();
   if to_regclass(format('rag.%I', rag._partition(_pipeline.pipeline_id))) is null then
     raise exception 'pipeline "%" has no chunks yet', _pipeline.name
       using errcode = 'object_not_in_prerequisite_state',
             hint    = 'Attach a source first: select rag.attach_source(…);';
   end if;
-  -- What only searches read, the index need not be made anew for.
+  -- Options that only searches read need no other index.
   if _stored.index_options <> _pipeline.index_options and 'none' not in (_stored.index_method, _pipeline.index_method)
      and rag._index_statement(_stored, _index) = rag._index_statement(_pipeline, _index)
      and exists (select from pg_index i where i.indexrelid = to_regclass(format('rag.%I', _index)) and i.indisvalid) then
@@ -197,36 +382,16 @@ begin
   if _pipeline.index_method <> 'none' then
     _new := format('%s_%s', _index, left(md5(rag._index_statement(_pipeline, _index)), 8));
     _statement := rag._index_statement(_pipeline, _new, beside => true);
-    -- Asked in this order: what is not being built any more and not valid after that has failed.
-    _building := exists (select from pg_stat_progress_create_index p where p.index_relid = to_regclass(format('rag.%I', _new)));
     select i.indisvalid into _valid from pg_index i where i.indexrelid = to_regclass(format('rag.%I', _new));
+    -- By the table: the index is visible a moment before its own number is shown.
+    _building := exists (select from pg_stat_progress_create_index b
+                          where b.relid = to_regclass(format('rag.%I', rag._partition(_pipeline.pipeline_id)))
+                            and b.index_relid in (0, to_regclass(format('rag.%I', _new))));
   end if;
 
   if _pipeline.index_method = 'none' or _valid then
-    perform rag._unschedule_rebuild();
-    execute format('drop index if exists rag.%I', _index);
-    -- Of calls that wanted something else and did not get to their end.
-    for _left in
-      select c.relname from pg_class c join pg_index i on i.indexrelid = c.oid
-      where c.relnamespace = 'rag'::regnamespace and c.relname ~ ('^' || _index || '_[0-9a-f]{8}$') and c.relname is distinct from _new
-    loop
-      execute format('drop index rag.%I', _left.relname);
-    end loop;
-    if _valid then
-      execute format('alter index rag.%I rename to %I', _new, _index);
-    end if;
-    update rag.pipelines p
-       set index_method = _pipeline.index_method, index_options = _pipeline.index_options, quantization = _pipeline.quantization,
-           index_deferred = false
-     where p.pipeline_id = _pipeline.pipeline_id;
+    perform rag._use_rebuilt_index(_pipeline, _new);
     done := true;
-  elsif _valid is not null and not _building then
-    _failure := rag._rebuild_failure();
-    perform rag._unschedule_rebuild();
-    execute format('drop index if exists rag.%I', _new);
-    if begun then
-      notice := coalesce(_failure, 'the session that made the index ended before it was done');
-    end if;
   elsif _valid is null then
     if not begun then
       perform rag._schedule_rebuild(_statement);
@@ -237,12 +402,55 @@ begin
         perform rag._unschedule_rebuild();
       end if;
     end if;
+  elsif _building then
+    awaited := null;
+  elsif awaited is null then
+    -- Nobody builds it any more, and it is not valid: it has failed, or the transaction that makes it valid is about to
+    -- commit. Dropping it now would make that one fail. So the transactions under way are awaited first.
+    awaited := rag._transactions_under_way();
+  elsif not awaited && rag._transactions_under_way() then
+    _failure := rag._rebuild_failure();
+    perform rag._unschedule_rebuild();
+    execute format('drop index if exists rag.%I', _new);
+    awaited := null;
+    if begun then
+      notice := coalesce(_failure, 'the session that made the index ended before it was done');
+    end if;
   end if;
 end
 $plpgsql$;
-comment on function rag._rebuild_step(text, text, jsonb, text, boolean) is
+comment on function rag._rebuild_step(text, text, jsonb, text, boolean, text[]) is
   'what there is to do now for rag.rebuild_index(): begins, takes a finished index into use (done), or clears away one that failed (notice'
-  ' says why)';
+  ' says why). begun and awaited are those of the step before';
+
+create or replace function rag._use_rebuilt_index(pipeline rag.pipelines, new_index text) returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _index constant text := rag._vector_index(pipeline.pipeline_id);
+  _left  name;
+begin
+  perform rag._unschedule_rebuild();
+  execute format('drop index if exists rag.%I', _index);
+  -- Calls that wanted something else and did not get to their end have left these.
+  for _left in
+    select v.name from rag._vector_indexes(pipeline.pipeline_id) v
+     where rag._left_by_rebuild(pipeline.pipeline_id, v.name) and v.name is distinct from new_index and not v.is_being_built
+  loop
+    execute format('drop index rag.%I', _left);
+  end loop;
+  if new_index is not null then
+    execute format('alter index rag.%I rename to %I', new_index, _index);
+  end if;
+  update rag.pipelines p
+     set index_method = pipeline.index_method, index_options = pipeline.index_options, quantization = pipeline.quantization,
+         index_deferred = false
+   where p.pipeline_id = pipeline.pipeline_id;
+end
+$plpgsql$;
+comment on function rag._use_rebuilt_index(rag.pipelines, text) is
+  'puts an index (null: none) in the place of a pipeline''s, drops what earlier rebuilds left, and keeps the parameters';
 
 create or replace function rag._schedule_rebuild(statement text) returns void
   language plpgsql
@@ -259,7 +467,7 @@ begin
     create extension pg_cron;
   end if;
   perform rag._unschedule_rebuild();
-  -- Every minute, as pg_cron 1.4 knows nothing shorter; "if not exists" makes it do its work once.
+  -- Every minute: pg_cron 1.4 knows nothing shorter. "if not exists" in the statement has it build the index once.
   perform cron.schedule(rag._rebuild_job_name(), '* * * * *', statement);
 end
 $plpgsql$;
@@ -307,13 +515,15 @@ create or replace procedure rag.rebuild_index(
   language plpgsql
 as $plpgsql$
 declare
-  _step  record;
-  _begun bool := false;
+  _step    record;
+  _begun   bool := false;
+  _awaited text[];
 begin
   call rag._require_no_transaction('rag.rebuild_index()');
   loop
     select * into _step
-    from rag._rebuild_step(rebuild_index.pipeline, rebuild_index.index_method, rebuild_index.index_options, rebuild_index.quantization, _begun);
+    from rag._rebuild_step(rebuild_index.pipeline, rebuild_index.index_method, rebuild_index.index_options, rebuild_index.quantization,
+                           _begun, _awaited);
     commit;
     exit when _step.done;
     if _step.notice is not null then
@@ -322,6 +532,8 @@ begin
               hint    = 'The one before is in use as it was. Where the reason is gone, call again.';
     end if;
     _begun := _step.begun;
+    _awaited := _step.awaited;
+    perform rag._show_rebuilding();
     perform pg_catalog.pg_sleep(0.5);
     commit;
   end loop;

@@ -3,6 +3,7 @@
 create or replace function rag._require_ocr(languages text) returns void
   language plpgsql
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = 'on'
 as $plpgsql$
 declare
   _found record;
@@ -30,7 +31,7 @@ create or replace function rag.set_ocr(languages text, pipeline text default 'ac
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _pipeline rag.pipelines := rag._pipeline(set_ocr.pipeline);
+  _pipeline rag.pipelines := rag._locked_pipeline(set_ocr.pipeline);
   _queued   bigint := 0;
   _batch    bigint;
 begin

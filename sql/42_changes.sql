@@ -187,6 +187,25 @@ $plpgsql$;
 comment on function rag._refuse_row(integer, text, text, text) is
   'makes a row that cannot become a document a failed one, and a dead letter';
 
+create or replace function rag._busy_keys(source_id integer, keys text[]) returns text[]
+  language sql
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  with free as materialized (
+    select d.source_key
+      from rag.documents d
+     where d.source_id = _busy_keys.source_id and d.source_key = any (keys)
+       for no key update skip locked
+  )
+  select coalesce(array_agg(d.source_key), '{}')
+    from rag.documents d
+   where d.source_id = _busy_keys.source_id and d.source_key = any (keys)
+     and not exists (select from free f where f.source_key = d.source_key)
+$sql$;
+comment on function rag._busy_keys(integer, text[]) is
+  'locks the documents of these keys, as far as no other transaction has them, and returns the keys of the others. A worker that waited'
+  ' for one while it holds others could be in a deadlock with the application';
+
 create or replace function rag._expand_changes(min_priority smallint) returns integer
   language plpgsql
   set search_path = pg_catalog, pg_temp
@@ -195,6 +214,7 @@ create or replace function rag._expand_changes(min_priority smallint) returns in
 as $plpgsql$
 declare
   _change rag._changes;
+  _busy   text[];
   _left   text[];
 begin
   select * into _change
@@ -213,7 +233,9 @@ begin
     return cardinality(_change.keys);
   end if;
   begin
-    _left := rag._expand_keys(_change.source_id, _change.keys, _change.priority);
+    _busy := rag._busy_keys(_change.source_id, _change.keys);
+    _left := nullif(_busy || rag._expand_keys(_change.source_id,
+                                              array(select unnest(_change.keys) except all select unnest(_busy)), _change.priority), '{}');
   exception
     when data_exception or integrity_constraint_violation or program_limit_exceeded then
       -- One row must not take the others along: halves, until it is alone.

@@ -22,6 +22,12 @@ $sql$;
 comment on function rag._trigger_kinds() is
   'the triggers of an attached table; fires as in pg_trigger.tgenabled: O in ordinary sessions, R in those that replicate, A in both';
 
+create or replace function rag._trigger_argument(source_id integer) returns bytea
+  language sql immutable
+  set search_path = pg_catalog, pg_temp
+as $sql$ select convert_to(source_id::text, 'UTF8') || decode('00', 'hex') $sql$;
+comment on function rag._trigger_argument(integer) is 'what pg_trigger.tgargs holds of a source''s triggers';
+
 create or replace function rag._triggers(source_id integer) returns setof pg_trigger
   language sql stable
   set search_path = pg_catalog, pg_temp
@@ -30,7 +36,7 @@ as $sql$
   where p.pronamespace = 'rag'::regnamespace and not t.tgisinternal
     -- The server itself gives those of rows to the partitions.
     and t.tgparentid = 0
-    and t.tgargs = convert_to(source_id::text, 'UTF8') || '\x00'
+    and t.tgargs = rag._trigger_argument(source_id)
 $sql$;
 comment on function rag._triggers(integer) is 'the triggers of a source, on its table and that table''s partitions';
 

@@ -10,13 +10,13 @@ declare
   _source  rag.sources;
   _trigger record;
 begin
-  -- pg_restore --disable-triggers switches all triggers of a table off and, after its data, on. The one
-  -- on rag.pipelines is what lets its data in; those of sources fire where they did before.
+  -- pg_restore --disable-triggers switches all triggers of a table off and, after its data, on. Those
+  -- on rag.pipelines and rag._settings are what let their data in; those of sources fire where they did before.
   for _trigger in
     select t.tgname, t.tgrelid::regclass as relation, coalesce(k.fires, 'A') as fires
     from pg_trigger t join pg_proc p on p.oid = t.tgfoid left join rag._trigger_kinds() k on k.tgname = t.tgname
     where p.pronamespace = 'rag'::regnamespace and not t.tgisinternal
-      and case when p.proname = '_restore_pipeline' then t.tgenabled = 'D' else t.tgenabled <> 'D' and t.tgenabled <> k.fires end
+      and case when p.proname in ('_restore_pipeline', '_keep_setting') then t.tgenabled = 'D' else t.tgenabled <> 'D' and t.tgenabled <> k.fires end
       and t.tgrelid in (select d.objid from pg_event_trigger_ddl_commands() d where d.classid = 'pg_class'::regclass)
   loop
     perform rag._set_firing(_trigger.relation, _trigger.tgname, _trigger.fires);

@@ -39,18 +39,29 @@ as $plpgsql$
 declare
   _pruned bigint;
 begin
-  with ranked as (
-    select v.version_id,
-           row_number() over (partition by v.source_id, v.document_id, v.pipeline_id order by v.finished_at desc, v.version_id desc) as place
-    from rag.document_versions v
-    where v.restorable
-      and (_prune_versions.source_id is null
-           or v.source_id = _prune_versions.source_id and v.document_id = _prune_versions.document_id)
+  with surplus as (
+    select v.version_id, v.source_id, v.document_id
+      from (select v.*, row_number() over (partition by v.source_id, v.document_id, v.pipeline_id
+                                           order by v.finished_at desc, v.version_id desc) as place
+              from rag.document_versions v
+             where v.restorable
+               and (_prune_versions.source_id is null
+                    or v.source_id = _prune_versions.source_id and v.document_id = _prune_versions.document_id)) v
+     where v.place > rag.get('retain_versions')::integer
+  ), locked as materialized (
+    -- The document before its versions. One that another transaction has is left for the next time: waiting for it, with
+    -- others locked, could be a deadlock.
+    select d.source_id, d.document_id
+      from rag.documents d
+     where (d.source_id, d.document_id) in (select s.source_id, s.document_id from surplus s)
+     order by d.source_id, d.document_id
+       for no key update skip locked
   ), pruned as (
     update rag.document_versions v
        set restorable = false
-      from ranked r
-     where v.version_id = r.version_id and r.place > rag.get('retain_versions')::integer
+      from surplus s
+      join locked l on l.source_id = s.source_id and l.document_id = s.document_id
+     where v.version_id = s.version_id and v.restorable
     returning v.version_id
   ), gone as (
     delete from rag._retained_chunks c where c.version_id in (select p.version_id from pruned p)
@@ -60,7 +71,8 @@ begin
 end
 $plpgsql$;
 comment on function rag._prune_versions(integer, bigint) is
-  'lets go of kept chunks beyond retain_versions, of one document or all; returns of how many versions';
+  'lets go of kept chunks beyond retain_versions, of one document or all; returns of how many versions. Documents that another transaction'
+  ' has locked are passed over';
 
 create or replace function rag.restore_version(version_id bigint) returns integer
   language plpgsql

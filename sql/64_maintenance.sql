@@ -77,10 +77,14 @@ create or replace function rag._prune_version_history() returns bigint
   language sql
   set search_path = pg_catalog, pg_temp
 as $sql$
+  -- Versions of documents that are being deleted right now go with them.
   with gone as (
     delete from rag.document_versions v
-    where v.state <> 'ready' and not v.restorable
-      and v.finished_at < now() - rag.get('version_history_days')::integer * interval '1 day'
+    where v.version_id = any (array(
+            select o.version_id from rag.document_versions o
+             where o.state <> 'ready' and not o.restorable
+               and o.finished_at < now() - rag.get('version_history_days')::integer * interval '1 day'
+               for update skip locked))
     returning 1
   )
   select count(*) from gone

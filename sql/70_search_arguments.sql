@@ -98,7 +98,7 @@ begin
             hint    = 'To have the text embedded by the server, leave query_embedding out: '
                       'select content from rag.search_documents(''your question'');';
   end if;
-  select m.dimension into _dimension from rag.models m where m.name = (rag._searched_pipeline(options.pipeline)).model;
+  select m.dimension into _dimension from rag.models m where m.name = (rag._pipeline(coalesce(options.pipeline, 'active'))).model;
   execute format('select %1$I.vector_dims($1), %1$I.vector_norm($1)', rag._vector_schema()) into _given, _length using query_embedding;
   if _given <> _dimension then
     raise exception 'query_embedding has % dimensions, the model of the pipeline has %', _given, _dimension

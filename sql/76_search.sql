@@ -72,7 +72,7 @@ declare
 begin
   -- This takes a lock. Whoever drops a pipeline waits for it until the search has ended.
   perform from rag.document_chunks where false;
-  _pipeline := rag._searched_pipeline(options.pipeline);
+  _pipeline := rag._pipeline(coalesce(options.pipeline, 'active'));
   if to_regclass(format('rag.%I', rag._partition(_pipeline.pipeline_id))) is null then
     -- to_regclass() sees the present, a query the time when the statement began. If they differ, the
     -- pipeline has just been dropped.

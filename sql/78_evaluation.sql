@@ -167,7 +167,7 @@ create or replace function rag.ann_recall(
   set ivfflat.probes = '10'
 as $plpgsql$
 declare
-  _pipeline constant rag.pipelines := rag._searched_pipeline(ann_recall.pipeline);
+  _pipeline constant rag.pipelines := rag._pipeline(coalesce(ann_recall.pipeline, 'active'));
   _from     constant text := format('rag.document_chunks c where c.pipeline_id = %s', _pipeline.pipeline_id);
   _options  constant rag._search_options := null;
   _query    record;

@@ -19,13 +19,14 @@ begin
     detail := 'its launcher is not running: somebody ended it, or max_worker_processes left it no place';
     hint := 'Restart the server, which is the only way to start it again. Until then: call rag.drain();';
   elsif _database <> current_database() then
-    -- What is scheduled there cannot be seen from here, only the workers that came of it.
+    -- Jobs of another database cannot be seen from here, only the workers they have started.
     ok := exists (select from rag.workers w where rag._worker_is_alive(w.worker_id));
     detail := format('runs in database %s, this is %s', _database, current_database());
     hint := case when not ok then (rag._why_pg_cron_starts_no_workers()).hint end;
   else
     ok := true;
-    detail := coalesce((select e.extversion from pg_extension e where e.extname = 'pg_cron'), 'loaded, not used yet') || ' in this database';
+    detail := coalesce((select e.extversion from pg_extension e where e.extname = 'pg_cron'), 'loaded, not used yet')
+              || ' in this database';
   end if;
 end
 $plpgsql$;
@@ -55,6 +56,10 @@ begin
     ok := false;
     detail := format('%s; scheduled by role "%s", which is gone', detail, _gone);
     hint := format('Type: select rag.start_workers(%s);', _scheduled);
+  elsif rag.get('workers_paused') = 'on' then
+    ok := not _waiting and null;
+    detail := detail || '; paused' || case when _waiting then ', and jobs are waiting' else '' end;
+    hint := 'To go on: select rag.set(''workers_paused'', null);';
   elsif _alive > 0 then
     ok := true;
   elsif _scheduled = 0 then
@@ -64,7 +69,7 @@ begin
                  then 'Type: select rag.start_workers(1); or work the queue off by hand: call rag.drain();'
                  else 'See the row pg_cron. Until then work the queue off by hand: call rag.drain();' end;
   else
-    -- Only where workers are missing: the table of runs is never pruned, and has no index to go by.
+    -- Read only where workers are missing: the table of runs can be large, and has no index for this.
     execute $sql$
       select r.return_message from cron.job_run_details r join cron.job j using (jobid)
       where j.jobname like 'ragstone worker %' and j.database = current_database() and r.status = 'failed'
@@ -73,7 +78,8 @@ begin
     ok := false;
     detail := detail || coalesce('; pg_cron says: ' || left(_failure, 200), '; they begin at the next full minute');
     hint := case when _failure ~* 'background worker' then 'Raise max_worker_processes in postgresql.conf, and restart the server.'
-                 else 'A minute from now look again; then into the server''s log, and: select * from cron.job_run_details order by runid desc limit 5;' end;
+                 else 'Look again in a minute; then into the server''s log, and:'
+                      ' select * from cron.job_run_details order by runid desc limit 5;' end;
   end if;
 end
 $plpgsql$;
@@ -82,11 +88,12 @@ create or replace function rag._check_worker_processes(out ok boolean, out detai
   language sql stable
   set search_path = pg_catalog, pg_temp
 as $sql$
-  -- pg_cron's launcher and that of logical replication have one each; parallel queries take the rest.
+  -- The launchers of pg_cron and of logical replication take one each; parallel queries share the rest.
   select s.available >= s.needed,
          format('max_worker_processes %s; needed %s: %s worker(s), 2 launchers', s.available, s.needed, s.workers),
          case when s.available < s.needed
-              then format('Put into postgresql.conf: max_worker_processes = %s; and restart the server.', s.needed + current_setting('max_parallel_workers')::integer) end
+              then format('Put into postgresql.conf: max_worker_processes = %s; and restart the server.',
+                          s.needed + current_setting('max_parallel_workers')::integer) end
   from (select current_setting('max_worker_processes')::integer as available, w.workers, w.workers + 2 as needed
         from (select rag._scheduled_workers() as workers) w) s
 $sql$;
@@ -121,11 +128,13 @@ as $sql$
          case when s.orphans > 0 then 'The next worker frees them: see the row workers, or call rag.drain();'
               when s.is_stalled then 'What they are doing: select * from rag.worker_activity; and in the server''s log.' end
   from (select (select count(*) from rag.ingestion_queue q
-                where q.status = 'running' and q.started_at < now() - interval '2 minutes' and not rag._worker_is_alive(q.worker_id)) as orphans,
+                where q.status = 'running' and q.started_at < now() - interval '2 minutes'
+                  and not rag._worker_is_alive(q.worker_id)) as orphans,
                exists (select from rag.workers w where w.started_at < now() - interval '15 minutes' and rag._worker_is_alive(w.worker_id))
                and exists (select from rag.ingestion_queue q where q.status = 'queued' and q.attempts = 0)
                and not exists (select from rag.job_history h where h.finished_at > now() - interval '15 minutes')
-               and not exists (select from rag.ingestion_queue q where q.status = 'dead' and q.failed_at > now() - interval '15 minutes') as is_stalled) s
+               and not exists (select from rag.ingestion_queue q
+                               where q.status = 'dead' and q.failed_at > now() - interval '15 minutes') as is_stalled) s
 $sql$;
 
 create or replace function rag._check_maintenance(out ok boolean, out detail text, out hint text)
@@ -139,8 +148,10 @@ as $sql$
               when s.is_due then 'It should run each night: select rag.start_workers(1); schedules it anew. At once: call rag.maintain();'
               when s.last is null and (rag._why_pg_cron_starts_no_workers()).problem is not null
               then 'See the row pg_cron, which then has it run each night; at once: call rag.maintain();'
-              when s.last is null and rag._scheduled_workers() > 0 then 'It runs each night, by the clock of pg_cron; at once: call rag.maintain();'
-              when s.last is null then 'rag.start_workers() has it run each night, by the clock of pg_cron; at once: call rag.maintain();' end
+              when s.last is null and rag._scheduled_workers() > 0
+              then 'It runs each night, by the clock of pg_cron; at once: call rag.maintain();'
+              when s.last is null
+              then 'rag.start_workers() has it run each night, by the clock of pg_cron; at once: call rag.maintain();' end
   from (select l.last, coalesce(c.count, 0) as contradictions,
                coalesce(l.last < now() - interval '50 hours', false) and rag._scheduled_workers() > 0 as is_due
         from (select max(l.finished_at) as last from rag.maintenance_log l) l
@@ -153,7 +164,9 @@ create or replace function rag._check_failures(out ok boolean, out detail text, 
   set search_path = pg_catalog, pg_temp
 as $sql$
   select count(*) = 0,
-         case when count(*) = 0 then 'none' else format('%s job(s) are dead, most often: %s', count(*), mode() within group (order by q.error_code)) end,
-         case when count(*) > 0 then 'Why, and what to do: select job_id, error, hint from rag.dead_letters; then rag.retry() or rag.discard().' end
+         case when count(*) = 0 then 'none'
+              else format('%s job(s) are dead, most often: %s', count(*), mode() within group (order by q.error_code)) end,
+         case when count(*) > 0
+              then 'Why, and what to do: select job_id, error, hint from rag.dead_letters; then rag.retry() or rag.discard().' end
   from rag.ingestion_queue q where q.status = 'dead'
 $sql$;

@@ -39,12 +39,14 @@ declare
 begin
   select t.tgrelid into _relation from pg_trigger t join pg_proc p on p.oid = t.tgfoid
   where p.pronamespace = 'rag'::regnamespace and not t.tgisinternal and t.tgname like 'ragstone%'
-    and not exists (select from rag._source_of_trigger(rtrim(encode(t.tgargs, 'escape'), '\000')::integer, t.tgrelid))
+    and not exists (select from rag.sources s, rag._source_of_trigger(s.source_id, t.tgrelid)
+                    where t.tgargs = rag._trigger_argument(s.source_id))
   limit 1;
   if found then
     ok := false;
     detail := format('%s has triggers of ragstone and is not attached: changes go unseen', _relation);
-    hint := format('After restoring a schema, restore the data too, with --disable-triggers; or attach it: select rag.attach_source(%L, …);', _relation);
+    hint := format('After restoring a schema, restore the data too, with --disable-triggers; or attach it:'
+                   ' select rag.attach_source(%L, …);', _relation);
     return;
   end if;
   for _source in select * from rag.sources order by source_id loop
@@ -60,7 +62,8 @@ begin
     if rag._code_of_others(_source.relation) is not null then
       ok := false;
       detail := format('%s is not read: %s', _source.name, rag._code_of_others(_source.relation));
-      hint := 'Its owner could run it as ragstone''s owner. Drop what has it; or take the function over, having read it: alter function … owner to …;';
+      hint := 'Its owner could run it as ragstone''s owner. Drop what has it; or take the function over, having read it:'
+              ' alter function … owner to …;';
       return;
     end if;
     select count(*) into _missing
@@ -85,32 +88,42 @@ create or replace function rag._check_indexes(out ok boolean, out detail text, o
 as $plpgsql$
 declare
   _pipeline rag.pipelines;
-  _index    regclass;
+  _index    record;
   _count    integer := 0;
+  _deferred text;
 begin
   ok := false;
-  for _pipeline in select * from rag.pipelines p where p.state in ('active', 'building') loop
-    if to_regclass(format('rag.%I', rag._partition(_pipeline.pipeline_id))) is null then
-      continue;
-    end if;
-    select i.indexrelid into _index from pg_index i
-    where i.indrelid = to_regclass(format('rag.%I', rag._partition(_pipeline.pipeline_id))) and not (i.indisvalid and i.indisready);
+  for _pipeline in
+    select * from rag.pipelines p where to_regclass(format('rag.%I', rag._partition(p.pipeline_id))) is not null order by p.pipeline_id
+  loop
+    select * into _index from rag._needless_indexes(_pipeline) limit 1;
     if found then
-      detail := format('%s is not valid', _index);
-      hint := format('Type: reindex index concurrently %s;', _index);
+      detail := format('%s %s', _index.index, _index.reason);
+      hint := _index.remedy;
       return;
-    elsif _pipeline.index_method <> 'none' and not _pipeline.index_deferred and not exists (
-        select from pg_index i join pg_class c on c.oid = i.indexrelid join pg_am a on a.oid = c.relam
-        where i.indrelid = to_regclass(format('rag.%I', rag._partition(_pipeline.pipeline_id))) and a.amname = _pipeline.index_method) then
+    elsif _pipeline.state <> 'superseded' and _pipeline.index_method <> 'none' and not _pipeline.index_deferred
+          and not exists (select from rag._vector_indexes(_pipeline.pipeline_id) i
+                          where i.method = _pipeline.index_method and i.is_valid) then
       detail := format('pipeline %s has no %s index: every search by meaning reads all vectors', _pipeline.name, _pipeline.index_method);
       hint := format('It was dropped by hand. Type: select rag.build_index(%L);', _pipeline.name);
       return;
     end if;
     _count := _count + 1;
   end loop;
+  if rag._has_abandoned_rebuild() then
+    detail := format('pg_cron still runs the job "%s", and no call of rag.rebuild_index() waits for it', rag._rebuild_job_name());
+    hint := format('Call rag.rebuild_index() again as before: it goes on from there. Or give up the index: select cron.unschedule(%L);',
+                   rag._rebuild_job_name());
+    return;
+  end if;
   ok := true;
-  detail := format('valid in %s partition(s)%s', _count,
-                   (select '; deferred until the load is done: ' || string_agg(p.name, ', ') from rag.pipelines p where p.index_deferred));
+  detail := format('valid in %s partition(s)', _count);
+  select string_agg(p.name, ', ' order by p.name) into _deferred from rag.pipelines p where p.index_deferred;
+  if _deferred is not null then
+    ok := null;
+    detail := format('%s; deferred in %s: searches by meaning read all vectors', detail, _deferred);
+    hint := 'Workers build it when nothing waits any more. At once: select rag.build_index(name) from rag.pipelines where index_deferred;';
+  end if;
 end
 $plpgsql$;
 
@@ -119,7 +132,8 @@ create or replace function rag._check_statistics(out ok boolean, out detail text
   set search_path = pg_catalog, pg_temp
 as $sql$
   select count(*) filter (where s.is_stale) = 0,
-         coalesce(string_agg(format('%s: %s rows changed since the last analyze', s.name, s.changed), '; ') filter (where s.is_stale), 'fresh'),
+         coalesce(string_agg(format('%s: %s rows changed since the last analyze', s.name, s.changed), '; ') filter (where s.is_stale),
+                  'fresh'),
          'Type: ' || string_agg(format('analyze %s;', s.name), ' ') filter (where s.is_stale) || ' and see that autovacuum runs.'
   from (select format('%I.%I', t.schemaname, t.relname) as name, t.n_mod_since_analyze as changed,
                t.n_mod_since_analyze > 10000 and t.n_mod_since_analyze > t.n_live_tup / 2 as is_stale
@@ -131,13 +145,14 @@ create or replace function rag._check_row_security(out ok boolean, out detail te
   language sql stable
   set search_path = pg_catalog, pg_temp
 as $sql$
-  -- What the source hides from a reader, a search must not show.
+  -- A search must not show a reader what the source hides from that reader.
   select count(s.name) filter (where c.relrowsecurity) = 0 or k.relrowsecurity,
          case when count(s.name) filter (where c.relrowsecurity) = 0 then 'no source has it'
               else format('on in %s; on rag.document_chunks %s', string_agg(s.name, ', ') filter (where c.relrowsecurity),
                           case when k.relrowsecurity then 'too' else 'off: searches show what the table hides' end) end,
          case when count(s.name) filter (where c.relrowsecurity) > 0 and not k.relrowsecurity
-              then 'By tenant: select rag.enable_tenant_isolation(); by the source''s own policies, in every search: check_source => true.' end
+              then 'By tenant: select rag.enable_tenant_isolation(); by the source''s own policies, in every search:'
+                   ' check_source => true.' end
   from pg_class k
   left join (rag.sources s join pg_class c on c.oid = s.relation) on true
   where k.oid = 'rag.document_chunks'::regclass
@@ -157,10 +172,12 @@ as $sql$
   )
   select not exists (select from open) and not exists (select from rag.usage_grants g where g.missing > 0),
          coalesce((select format('everybody has privileges on %s', min(o.object)) from open o having count(*) > 0),
-                  (select format('%s lacks %s privilege(s) of level %s', g.role, g.missing, g.level) from rag.usage_grants g where g.missing > 0 limit 1),
+                  (select format('%s lacks %s privilege(s) of level %s', g.role, g.missing, g.level)
+                   from rag.usage_grants g where g.missing > 0 limit 1),
                   (select format('nothing for everybody; %s role(s) granted', count(distinct g.role)) from rag.usage_grants g)),
          coalesce((select format('Type: revoke all on %s from public;', min(o.object)) from open o having count(*) > 0),
-                  (select format('Type: select rag.grant_usage(%L, level => %L);', g.role, g.level) from rag.usage_grants g where g.missing > 0 limit 1))
+                  (select format('Type: select rag.grant_usage(%L, level => %L);', g.role, g.level)
+                   from rag.usage_grants g where g.missing > 0 limit 1))
 $sql$;
 
 create or replace function rag._checks() returns table (place bigint, name text, call text)

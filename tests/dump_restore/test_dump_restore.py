@@ -129,6 +129,34 @@ def test_a_server_with_another_document_root(
         (other_root / "moved").rename(document_root)
 
 
+@pytest.mark.parametrize("data_only", [False, True], ids=["whole", "data only"])
+def test_settings_that_were_made_before_stay_and_the_others_come(
+    cluster, database, empty_database, db, other_root, tmp_path, data_only
+):
+    """Whoever prepares a server has set its folder; the dump's folder is another server's."""
+    db.execute("select rag.set('max_pages', '77')")
+    db.execute("select rag.set('max_pages', '78', tenant_id => 5)")
+    options = ["--data-only", "--disable-triggers"] if data_only else []
+    dump(cluster, database, tmp_path / "dump", "-Fc", *options[:1])
+    with cluster.connect(empty_database) as prepared:
+        prepared.execute("create extension ragstone cascade")
+        prepared.execute("select rag.set('document_root', %s)", [str(other_root)])
+        done = subprocess.run(
+            ["pg_restore", "-d", empty_database, *options, str(tmp_path / "dump")],
+            env=cluster.environment(empty_database),
+            capture_output=True,
+            text=True,
+        )
+        errors = re.findall("error: .*", done.stderr)
+        assert len(errors) <= 1 and all("already exists" in e for e in errors), done.stderr
+        assert value(prepared, "select rag.get('document_root')") == str(other_root)
+        assert value(prepared, "select rag.get('max_pages')") == "77"
+        assert value(prepared, "select rag.get('max_pages', 5)") == "78"
+        # What is set now is not taken for a restore.
+        assert value(prepared, "select rag.set('max_pages', '79')") == "79"
+        assert value(prepared, "select rag.get('max_pages')") == "79"
+
+
 def test_what_the_page_says_restores_beside_the_database_of_pg_cron(own_cluster, tmp_path):
     """A dump of the database that workers run in holds pg_cron, which no second database can have."""
     cluster = own_cluster()

@@ -66,9 +66,16 @@ MISTAKES = [
                 'alter table "TblDocumentFiles" alter "DocumentFilePath" type json using null', "json"),
     ("indexes", "drop index rag.document_chunks_1_embedding_idx", "hnsw"),
     ("indexes", "update pg_index set indisvalid = false where indexrelid = 'rag.document_chunks_1_tags_idx'::regclass", "not valid"),
+    ("indexes", "create index on rag.document_chunks_1 using hnsw ((embedding::halfvec(384)) halfvec_cosine_ops)", "does the work of"),
+    ("indexes", "create index document_chunks_1_embedding_idx_00c0ffee on rag.document_chunks_1 using hnsw ((embedding::halfvec(384)) halfvec_cosine_ops)",
+                "not in use"),
+    ("indexes", "create index document_chunks_1_embedding_idx_ccnew on rag.document_chunks_1 using hnsw ((embedding::halfvec(384)) halfvec_cosine_ops)",
+                "not in use"),
+    ("indexes", "alter index rag.document_chunks_1_embedding_idx rename to document_chunks_1_embedding_idx_00c0ffee", "not in use"),
     ("failures", "update rag.ingestion_queue set status = 'dead', error_code = 'damaged'", "damaged"),
     ("stuck_jobs", "update rag.ingestion_queue set status = 'running', worker_id = 1, started_at = now() - interval '1 hour'", "gone"),
     ("workers", "select 1", "jobs are waiting"),
+    ("workers", "select rag.set('workers_paused', 'on')", "paused, and jobs are waiting"),
     ("maintenance", "insert into rag.maintenance_log values ('contradictions found', 2, now(), now())", "2 contradiction"),
     ("maintenance", "insert into rag.maintenance_log values ('x', 0, now() - interval '3 days', now() - interval '3 days'); "
                     "create or replace function rag._scheduled_workers() returns integer language sql as 'select 1'", "last run"),
@@ -94,6 +101,25 @@ def test_a_mistake_is_found_and_says_what_to_do(db, add, name, mistake, expected
     assert ok is False
     assert expected in detail
     assert hint
+
+
+def test_all_of_many_sources_are_attached(db):
+    """A number that ends in 0 is as good as another."""
+    for number in range(12):
+        db.execute(f"create table s{number} (id integer primary key, body text)")
+        db.execute(f"select rag.attach_source('s{number}', content_column => 'body')")
+    assert found(db, "sources") == (True, "12 attached", None)
+
+
+def test_what_puts_work_off_is_said_before_it_hurts(db, add, drain):
+    add(1, "Some text.")
+    drain()
+    db.execute("select rag.set('workers_paused', 'on')")
+    ok, detail, hint = found(db, "workers")
+    assert ok is None and "paused" in detail and "rag.set('workers_paused', null)" in hint
+    db.execute("select rag.defer_index()")
+    ok, detail, hint = found(db, "indexes")
+    assert ok is None and "deferred in default" in detail and "rag.build_index" in hint
 
 
 def test_a_role_that_lacks_something_of_its_level_is_named(db):

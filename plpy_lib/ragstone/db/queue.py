@@ -68,7 +68,9 @@ class Queue:
         return self._connection.value("rag._expand_changes($1)", ["int2"], min_priority)
 
     def refresh_statistics(self) -> None:
-        self._connection.rows("select rag._refresh_statistics()")
+        """Bring the statistics up to date, some documents at a time."""
+        while self._connection.value("rag._refresh_statistics()"):
+            self._connection.check()
 
     def fill_pipelines(self) -> bool:
         """Queue what pipelines that are being built lack; False where there is nothing."""
