@@ -196,6 +196,8 @@ comment on function rag._lexeme_index(text, text) is 'position of a lexeme in BM
 create or replace function rag._bm25_weights(content_tsv tsvector, text_search_config text, average_length real) returns sparsevec
   language plpgsql immutable parallel safe
   set search_path = pg_catalog, pg_temp
+  -- As in rag._query_weights().
+  set extra_float_digits = '1'
 as $plpgsql$
 begin
   -- tf · (k1 + 1) / (tf + k1 · (1 − b + b · length / average)), k1 = 1.2, b = 0.75: Robertson and

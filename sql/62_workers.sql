@@ -1,8 +1,74 @@
 -- Workers: how they announce themselves, and how pg_cron starts them.
 
--- An update: workers have the package of the version before in memory. They end with what they are at,
--- and pg_cron starts others.
+-- After an update, workers still have the package of the version before in memory. They finish the documents they have
+-- claimed and end, and pg_cron starts others.
 update rag.workers w set stop_requested = true;
+
+create or replace function rag._session_needs() returns table (name text, value text)
+  language sql immutable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  values
+    -- What would end work that takes its time. The clock of statement_timeout runs already: see ragstone/db/plpy.py.
+    ('statement_timeout', '0'), ('transaction_timeout', '0'), ('lock_timeout', '0'), ('idle_in_transaction_session_timeout', '0'),
+    -- What the next transaction is like.
+    ('default_transaction_read_only', 'off'), ('default_transaction_isolation', 'read committed'),
+    ('default_transaction_deferrable', 'off'),
+    -- Whether our own triggers fire, and which rows a worker sees.
+    ('session_replication_role', 'origin'), ('row_security', 'on'), ('gin_fuzzy_search_limit', '0'),
+    -- What literals, casts and texts come to.
+    ('standard_conforming_strings', 'on'), ('backslash_quote', 'safe_encoding'), ('transform_null_equals', 'off'), ('array_nulls', 'on'),
+    ('quote_all_identifiers', 'off'), ('bytea_output', 'hex'), ('datestyle', 'ISO, MDY'), ('intervalstyle', 'postgres'),
+    ('extra_float_digits', '1'), ('xmlbinary', 'base64'), ('xmloption', 'content')
+$sql$;
+comment on function rag._session_needs() is 'parameters that a worker''s session must have, whatever the database or the role has set';
+
+create or replace function rag._pin_session() returns json
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _parameter record;
+  _before    json;
+begin
+  select json_object_agg(s.name, s.setting) into _before
+    from rag._session_needs() n
+    join pg_settings s on lower(s.name) = n.name
+   where s.setting <> n.value
+     -- Whoever has set a timeout in this session means this call.
+     and not (s.name ~ 'timeout' and s.source in ('session', 'client'));
+  for _parameter in select n.* from rag._session_needs() n join json_object_keys(_before) b on lower(b) = n.name loop
+    begin
+      perform set_config(_parameter.name, _parameter.value, false);
+    exception when insufficient_privilege then
+      -- Only a superuser may change session_replication_role.
+      null;
+    end;
+  end loop;
+  return _before;
+end
+$plpgsql$;
+comment on function rag._pin_session() is
+  'gives this session the parameters of rag._session_needs(), from the next transaction on; returns those that were others, for'
+  ' rag._unpin_session()';
+
+create or replace function rag._unpin_session(before json) returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _parameter record;
+begin
+  for _parameter in select * from json_each_text(before) loop
+    begin
+      perform set_config(_parameter.key, _parameter.value, false);
+    exception when insufficient_privilege then
+      null;
+    end;
+  end loop;
+end
+$plpgsql$;
+comment on function rag._unpin_session(json) is 'gives this session back what rag._pin_session() has changed';
 
 create or replace function rag._register_worker() returns integer
   language plpgsql
@@ -20,7 +86,8 @@ end
 $plpgsql$;
 comment on function rag._register_worker() is 'announces this session as a worker and takes the lock that proves it alive';
 
-create or replace function rag._report_worker(worker_id integer, state text, documents integer, chunks integer, tokens bigint) returns boolean
+create or replace function rag._report_worker(worker_id integer, state text, documents integer, chunks integer, tokens bigint)
+  returns boolean
   language plpgsql
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
@@ -28,7 +95,7 @@ declare
   _worker rag.workers;
 begin
   select * into _worker from rag.workers w where w.worker_id = _report_worker.worker_id;
-  -- An idle worker asks several times a second: it writes only what has changed.
+  -- An idle worker reports several times a second, so only a change is written.
   if (_worker.state, 0, 0) is distinct from (_report_worker.state, _report_worker.documents, _report_worker.chunks) then
     update rag.workers w
        set state = _report_worker.state, documents = w.documents + _report_worker.documents,
@@ -75,10 +142,14 @@ declare
 begin
   if _database is null then
     problem := 'pg_cron is not loaded';
-    hint := format('Put into postgresql.conf: shared_preload_libraries = ''pg_cron'', cron.database_name = %L, cron.use_background_workers = on; then restart the server. Until then, work the queue off by hand: call rag.drain();', current_database());
+    hint := format('Put into postgresql.conf: shared_preload_libraries = ''pg_cron'', cron.database_name = %L,'
+                   ' cron.use_background_workers = on; then restart the server. Until then, work the queue off by hand:'
+                   ' call rag.drain();', current_database());
   elsif _database <> current_database() then
     problem := format('pg_cron runs in database "%s", not in "%s"', _database, current_database());
-    hint := format('In database "%1$s" type: create extension if not exists pg_cron; select cron.schedule_in_database(%2$L, ''* * * * *'', %3$L, %4$L), cron.schedule_in_database(%5$L, ''37 2 * * *'', ''call rag.maintain()'', %4$L);',
+    hint := format('In database "%1$s" type: create extension if not exists pg_cron;'
+                   ' select cron.schedule_in_database(%2$L, ''* * * * *'', %3$L, %4$L),'
+                   ' cron.schedule_in_database(%5$L, ''37 2 * * *'', ''call rag.maintain()'', %4$L);',
                    _database, rag._worker_job_name(1), rag._worker_command(), current_database(), rag._maintenance_job_name());
   end if;
 end
@@ -113,9 +184,9 @@ begin
   perform cron.unschedule(j.jobid) from cron.job j
   where j.database = current_database() and (j.jobname like 'ragstone worker %' or j.jobname = rag._maintenance_job_name())
     and (j.jobname <> all (select rag._worker_job_name(n) from generate_series(1, start_workers.workers) n)
-         -- Scheduled by an owner before this one, who may be gone.
+         -- Scheduled by a former owner, who may be gone.
          or j.username <> current_user)
-     -- Brought by a dump of a database that had another name.
+     -- Restored from the dump of a database that had another name.
      or (j.jobname like 'ragstone worker %' or j.jobname like 'ragstone maintenance in %')
     and not exists (select from pg_database d where d.datname = j.database);
   perform cron.schedule(rag._maintenance_job_name(), '37 2 * * *', 'call rag.maintain()');
@@ -140,8 +211,10 @@ declare
   _cron_database text := (select s.setting from pg_settings s where s.name = 'cron.database_name');
 begin
   if _cron_database <> current_database() then
-    raise notice 'pg_cron runs in database "%": what it has scheduled there for "%" starts again at the next full minute', _cron_database, current_database()
-      using hint = format('In database "%s" type: select cron.unschedule(jobid) from cron.job where database = %L and jobname like ''ragstone %%'';',
+    raise notice 'pg_cron runs in database "%": what it has scheduled there for "%" starts again at the next full minute',
+                 _cron_database, current_database()
+      using hint = format('In database "%s" type: select cron.unschedule(jobid) from cron.job'
+                          ' where database = %L and jobname like ''ragstone %%'';',
                           _cron_database, current_database());
   end if;
   if exists (select from pg_extension e where e.extname = 'pg_cron') then

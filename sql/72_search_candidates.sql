@@ -3,6 +3,8 @@
 create or replace function rag._query_weights(lexemes rag._query_lexeme[]) returns text
   language plpgsql stable
   set search_path = pg_catalog, pg_temp
+  -- A weight becomes text on its way into the vector: with fewer digits, other passages would come first.
+  set extra_float_digits = '1'
 as $plpgsql$
 begin
   -- The size of a sparsevec is limited, so at most the 1,000 words with the highest weight count.

@@ -19,7 +19,7 @@ declare
   -- run a function or an index of the tenant.
   _tied    constant bigint[] := rag._tied_tenants(array[session_user, current_user]);
   _setting constant text := nullif(current_setting('ragstone.tenant_id', true), '');
-  _number  constant numeric := substring(_setting from '^\s*[-+]?\d{1,19}\s*$');
+  _number  constant numeric := substring(_setting from '^[[:space:]]*[-+]?[0-9]{1,19}[[:space:]]*$');
 begin
   if _tied is not null then
     return case when cardinality(_tied) = 1 then _tied[1] end;

@@ -1,6 +1,7 @@
--- Status: views of what is going on. Nothing here reads a large table; what would have to be counted is estimated.
+-- Status: views of what is going on. None reads a large table: what would have to be counted there is taken from the
+-- planner's statistics.
 
--- Security invoker: row security on the tables behind it is that of who asks.
+-- Security invoker: the row security of the tables applies to whoever asks.
 create or replace view rag.ingestion_log with (security_invoker = true) as
   select d.document_id, d.file_path, d.file_size, d.mime_type as file_type, p.model as embedding_model, p.chunk_size, p.chunk_overlap,
          case when r.job_id is not null then 'processing' else d.status end as status,
@@ -14,8 +15,8 @@ create or replace view rag.ingestion_log with (security_invoker = true) as
     left join rag.ingestion_queue r on r.source_id = d.source_id and r.document_id = d.document_id
                                    and r.pipeline_id = p.pipeline_id and r.status = 'running'
   union all
-  select case when not s.assigns_ids then k.key::bigint end, null, null, null, p.model, p.chunk_size, p.chunk_overlap, 'pending', 0, 0, null, null, 0, null, null,
-         c.created_at, c.created_at, s.name, k.key
+  select case when not s.assigns_ids then k.key::bigint end, null, null, null, p.model, p.chunk_size, p.chunk_overlap,
+         'pending', 0, 0, null, null, 0, null, null, c.created_at, c.created_at, s.name, k.key
     from rag._changes c
     join rag.sources s on s.source_id = c.source_id
     left join rag.pipelines p on p.state = 'active'
@@ -24,9 +25,6 @@ create or replace view rag.ingestion_log with (security_invoker = true) as
 comment on view rag.ingestion_log is
   'one row a document: status (pending, processing, completed, failed) and, where it failed, why and what to do. Rows of a large statement'
   ' have nothing but their key until a worker comes to them';
--- How it is going. Nothing here reads a large table: what would have to be counted is estimated from
--- the server's statistics where the table is large.
-
 create or replace function rag._row_count(relation regclass) returns bigint
   language plpgsql stable
   set search_path = pg_catalog, pg_temp
@@ -51,10 +49,11 @@ as $plpgsql$
 declare
   _children text;
 begin
-  -- Where the kernel does not list children, this is only the session's own.
+  -- Where the kernel does not list children, only the process itself is counted.
   _children := coalesce(pg_read_file(format('/proc/%1$s/task/%1$s/children', pid), 0, 10000, true), '');
-  -- Private memory alone: shared buffers and the model's mapped file are in it once for all.
-  return (select sum(1024 * substring(pg_read_file(format('/proc/%s/status', p), 0, 10000, true) from 'RssAnon:\s+(\d+) kB')::bigint)
+  -- Only private memory: shared buffers and the model's mapped file are shared by all.
+  return (select sum(1024 * substring(pg_read_file(format('/proc/%s/status', p), 0, 10000, true)
+                                      from 'RssAnon:[[:space:]]+([0-9]+) kB')::bigint)
           from unnest(string_to_array(trim(pid || ' ' || _children), ' ')) p);
 exception when others then
   return null;
@@ -63,17 +62,19 @@ $plpgsql$;
 comment on function rag._process_memory_bytes(integer) is
   'private memory of a process of the server and its child processes, null where it cannot be told';
 
-create or replace function rag._queue_counts(out waiting bigint, out retrying bigint, out running bigint, out dead bigint, out noted bigint, out oldest timestamptz)
+create or replace function rag._queue_counts(
+    out waiting bigint, out retrying bigint, out running bigint, out dead bigint, out noted bigint, out oldest timestamptz)
   language sql volatile
   set search_path = pg_catalog, pg_temp
 as $sql$
-  -- All but the waiting are found by partial indexes, and are few.
-  select greatest(rag._row_count('rag.ingestion_queue') - r.retrying - r.running - r.dead, 0), r.retrying, r.running, r.dead, r.noted, r.oldest
+  -- Partial indexes find all but the waiting ones, which are estimated.
+  select greatest(rag._row_count('rag.ingestion_queue') - r.retrying - r.running - r.dead, 0),
+         r.retrying, r.running, r.dead, r.noted, r.oldest
   from (select (select count(*) from rag.ingestion_queue q where q.status = 'queued' and q.attempts > 0) as retrying,
                (select count(*) from rag.ingestion_queue q where q.status = 'running') as running,
                (select count(*) from rag.ingestion_queue q where q.status = 'dead') as dead,
                (select coalesce(sum(cardinality(c.keys)), 0) from rag._changes c) as noted,
-               -- Not of those that are tried again: a file that is missing for a day is no want of workers.
+               -- Without those that are tried again: a file that has been missing for a day needs no more workers.
                least((select min(q.run_at) from rag._lanes() l join rag.ingestion_queue q on q.job_id = l.job_id),
                      (select min(c.created_at) from rag._changes c)) as oldest) r
 $sql$;
@@ -92,7 +93,8 @@ create or replace function rag._status(
 as $sql$
   select rag._row_count('rag.documents'),
          (select coalesce(sum(rag._row_count(t.relid)), 0)::bigint
-          from pg_partition_tree('rag.document_chunks') t where t.isleaf and t.relid = to_regclass('rag.' || rag._partition(p.pipeline_id))),
+          from pg_partition_tree('rag.document_chunks') t
+          where t.isleaf and t.relid = to_regclass('rag.' || rag._partition(p.pipeline_id))),
          q.waiting + q.noted, q.running, q.retrying, q.dead,
          date_trunc('second', clock_timestamp() - q.oldest), w.workers, pg_size_pretty(w.memory),
          round(v.documents / 5.0, 1), round(v.tokens / 300.0),
@@ -102,9 +104,11 @@ as $sql$
   cross join (select count(*) as workers, sum(rag._process_memory_bytes(w.pid)) as memory
               from rag.workers w where rag._worker_is_alive(w.worker_id)) w
   cross join (select (select count(*) from rag.job_history h where h.finished_at > now() - interval '5 minutes') as documents,
-                     (select coalesce(sum(v.tokens), 0) from rag.document_versions v where v.finished_at > now() - interval '5 minutes') as tokens) v
+                     (select coalesce(sum(v.tokens), 0) from rag.document_versions v
+                      where v.finished_at > now() - interval '5 minutes') as tokens) v
   left join rag.pipelines p on p.state = 'active'
-  left join lateral (select q.error, q.failed_at from rag.ingestion_queue q where q.status = 'dead' order by q.failed_at desc, q.job_id limit 1) e on true
+  left join lateral (select q.error, q.failed_at from rag.ingestion_queue q
+                     where q.status = 'dead' order by q.failed_at desc, q.job_id limit 1) e on true
 $sql$;
 comment on function rag._status() is 'the row of rag.status';
 

@@ -9,7 +9,8 @@ as $sql$
   from json_to_recordset(counters) as c (metric text, label text, count bigint, sum_s float, buckets bigint[])
   on conflict on constraint _counters_pkey do update
     set count = k.count + excluded.count, sum_s = k.sum_s + excluded.sum_s,
-        buckets = array(select coalesce(o, 0) + coalesce(n, 0) from unnest(k.buckets, excluded.buckets) with ordinality u (o, n, i) order by i)
+        buckets = array(select coalesce(o, 0) + coalesce(n, 0)
+                        from unnest(k.buckets, excluded.buckets) with ordinality u (o, n, i) order by i)
 $sql$;
 comment on function rag._count(integer, json) is 'adds to the counters of a worker';
 
@@ -18,7 +19,7 @@ create or replace function rag._keep_counters() returns trigger
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 begin
-  -- What a worker has counted outlives it, however it ended.
+  -- What a worker has counted is kept when the worker is gone, however it ended.
   insert into rag._counters as k (worker_id, metric, label, count, sum_s, buckets)
   select 0, c.metric, c.label, c.count, c.sum_s, c.buckets
   from (select c.metric, c.label, c.count, c.sum_s, c.buckets from rag._counters c where c.worker_id = old.worker_id
@@ -27,7 +28,8 @@ begin
   order by c.metric, c.label
   on conflict on constraint _counters_pkey do update
     set count = k.count + excluded.count, sum_s = k.sum_s + excluded.sum_s,
-        buckets = array(select coalesce(o, 0) + coalesce(n, 0) from unnest(k.buckets, excluded.buckets) with ordinality u (o, n, i) order by i);
+        buckets = array(select coalesce(o, 0) + coalesce(n, 0)
+                        from unnest(k.buckets, excluded.buckets) with ordinality u (o, n, i) order by i);
   delete from rag._counters c where c.worker_id = old.worker_id;
   return null;
 end
@@ -69,6 +71,7 @@ comment on function rag._metric_definitions() is 'what rag.metrics() gives, in i
 create or replace function rag._label(value text) returns text
   language sql immutable
   set search_path = pg_catalog, pg_temp
+  set standard_conforming_strings = 'on'
 as $sql$ select replace(replace(replace(value, '\', '\\'), '"', '\"'), e'\n', '\n') $sql$;
 comment on function rag._label(text) is 'a label''s value as the text format wants it';
 
@@ -77,7 +80,7 @@ create or replace function rag._counter_totals() returns table (metric text, lab
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 begin
-  -- A standby cannot even open an unlogged table.
+  -- A standby cannot open unlogged tables.
   if not pg_is_in_recovery() then
     return query
       select c.metric, c.label, sum(c.count)::bigint, sum(c.sum_s),
@@ -98,7 +101,8 @@ begin
   if not pg_is_in_recovery() then
     return query
       select v.metric, v.count from rag.query_cache c
-      cross join lateral (values ('ragstone_query_cache_hits_total', c.hits), ('ragstone_query_cache_misses_total', c.misses)) v (metric, count);
+      cross join lateral (values ('ragstone_query_cache_hits_total', c.hits),
+                                 ('ragstone_query_cache_misses_total', c.misses)) v (metric, count);
   end if;
 end
 $plpgsql$;
@@ -121,27 +125,35 @@ as $sql$
   select 'ragstone_stage_duration_seconds', l.place, l.line
     from counters c
    cross join lateral (
-     select format('%s %s', c.label, 100 + u.i), format('_bucket{stage="%s",le="%s"} %s', rag._label(c.label), coalesce(u.bound::text, '+Inf'), c.cumulated[u.i])
+     select format('%s %s', c.label, 100 + u.i),
+            format('_bucket{stage="%s",le="%s"} %s', rag._label(c.label), coalesce(u.bound::text, '+Inf'), c.cumulated[u.i])
        from unnest(rag._metric_bounds_s() || null::float) with ordinality u (bound, i)
      union all
      values (c.label || ' 998', format('_sum{stage="%s"} %s', rag._label(c.label), c.sum_s)),
             (c.label || ' 999', format('_count{stage="%s"} %s', rag._label(c.label), c.count))) l (place, line)
    where c.metric = 'stage'
   union all
-  select 'ragstone_' || m || '_total', '', format(' %s', coalesce(c.count, 0) + coalesce((select case m when 'chunks' then sum(w.chunks) else sum(w.tokens) end from rag.workers w), 0))
+  select 'ragstone_' || m || '_total', '',
+         format(' %s', coalesce(c.count, 0)
+                       + coalesce((select case m when 'chunks' then sum(w.chunks) else sum(w.tokens) end from rag.workers w), 0))
     from unnest('{chunks,tokens}'::text[]) m left join counters c on c.metric = m
   union all
   select 'ragstone_jobs', '', format('{state="%s"} %s', v.state, v.jobs)
-    from queue q cross join lateral (values ('waiting', q.waiting), ('noted', q.noted), ('running', q.running), ('retrying', q.retrying), ('dead', q.dead)) v (state, jobs)
+    from queue q
+   cross join lateral (values ('waiting', q.waiting), ('noted', q.noted), ('running', q.running), ('retrying', q.retrying),
+                              ('dead', q.dead)) v (state, jobs)
   union all
-  select 'ragstone_oldest_job_age_seconds', '', format(' %s', coalesce(round(extract(epoch from clock_timestamp() - q.oldest), 3), 0)) from queue q
+  select 'ragstone_oldest_job_age_seconds', '',
+         format(' %s', coalesce(round(extract(epoch from clock_timestamp() - q.oldest), 3), 0))
+    from queue q
   union all
   select 'ragstone_documents', '', format(' %s', rag._row_count('rag.documents'))
   union all
   select v.metric, '', format('{pipeline="%s",state="%s"} %s', rag._label(p.name), p.state, v.value)
     from rag.pipelines p
    cross join lateral (select to_regclass(format('rag.%I', rag._partition(p.pipeline_id))) as relation) r
-   cross join lateral (values ('ragstone_chunks', rag._row_count(r.relation)), ('ragstone_index_bytes', pg_total_relation_size(r.relation))) v (metric, value)
+   cross join lateral (values ('ragstone_chunks', rag._row_count(r.relation)),
+                              ('ragstone_index_bytes', pg_total_relation_size(r.relation))) v (metric, value)
    where r.relation is not null
   union all
   select 'ragstone_workers', '', format('{state="%s"} %s', s, (select count(*) from workers w where w.state = s))
@@ -154,7 +166,8 @@ as $sql$
   select v.metric, '', format('{function="%s"} %s', f.funcname, v.value)
     from (select f.funcname, sum(f.calls) as calls, sum(f.total_time) as ms from pg_stat_user_functions f
            where f.schemaname = 'rag' and f.funcname in ('search_documents', 'find_documents') group by 1) f
-   cross join lateral (values ('ragstone_searches_total', f.calls::text), ('ragstone_search_seconds_total', (f.ms / 1000)::text)) v (metric, value)
+   cross join lateral (values ('ragstone_searches_total', f.calls::text),
+                              ('ragstone_search_seconds_total', (f.ms / 1000)::text)) v (metric, value)
 $sql$;
 comment on function rag._samples() is 'the lines of rag.metrics() without the names at their beginning';
 

@@ -15,9 +15,8 @@ comment on function rag._scheduled_workers() is 'how many workers pg_cron is to 
 create or replace function rag._version_number(version text) returns integer[]
   language sql immutable
   set search_path = pg_catalog, pg_temp
-as $sql$ select string_to_array(substring(version from '^\d+(?:\.\d+)*'), '.')::integer[] $sql$;
+as $sql$ select string_to_array(substring(version from '^[0-9]+(?:[.][0-9]+)*'), '.')::integer[] $sql$;
 comment on function rag._version_number(text) is 'a version, to be compared as numbers';
-
 
 create or replace function rag._check_postgresql(out ok boolean, out detail text, out hint text)
   language sql stable
@@ -63,7 +62,8 @@ create or replace function rag._check_pgvector(out ok boolean, out detail text, 
 as $sql$
   select v >= '{0,8,0}' and a.default_version = e.extversion,
          e.extversion || case when v < '{0,8,0}' then ': too old'
-                              when v < '{0,8,2}' then '; defects of HNSW: a parallel build can overflow (before 0.8.2), vacuum (before 0.8.4)'
+                              when v < '{0,8,2}'
+                              then '; defects of HNSW: a parallel build can overflow (before 0.8.2), vacuum (before 0.8.4)'
                               when v < '{0,8,4}' then '; defect of HNSW: vacuum (before 0.8.4)' else '' end
          || case when a.default_version <> e.extversion then format('; %s is installed', a.default_version) else '' end,
          case when a.default_version <> e.extversion then 'Type: alter extension vector update;'
