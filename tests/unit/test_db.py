@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from fakes import FakeConnection, lines_as_chunks
 
+from ragstone import db
 from ragstone.db.maintenance import Maintenance
 from ragstone.db.plpy import Plpy
 from ragstone.db.queue import Queue
@@ -179,3 +182,14 @@ def test_contradictions_are_a_warning():
     connection = FakeConnection(**MAINTENANCE | {"_count_problems": 2})
     maintain(connection)
     assert connection.said == [("warning", "2 contradictions found")]
+
+
+def test_nothing_outside_db_runs_a_statement():
+    package = Path(db.__file__).parents[1]
+    modules = [path for path in package.rglob("*.py") if path.parent.name != "db"]
+    assert len(modules) > 50
+    assert [
+        path.name
+        for path in modules
+        if re.search(r"\.(rows|value|transaction)\(|plpy\.(execute|prepare|cursor)\(|import psycopg", path.read_text())
+    ] == []
