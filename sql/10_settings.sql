@@ -244,7 +244,7 @@ comment on function rag._set(text, text, bigint) is 'rag.set() for all settings 
 
 create or replace function rag._set_document_root(value text, tenant_id bigint) returns text
   language plpgsql
-  -- SECURITY DEFINER: as for rag._set(). No level has it: whoever may read the server's files does.
+  -- SECURITY DEFINER: as for rag._set(). No level may execute it, only roles that may read the server's files.
   security definer
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
@@ -254,10 +254,10 @@ begin
   return _set_document_root.value;
 end
 $plpgsql$;
-comment on function rag._set_document_root(text, bigint) is 'rag.set() of the document root';
+comment on function rag._set_document_root(text, bigint) is 'rag.set() for the document root';
 
--- The server itself asks who calls: within a function with other rights nobody can tell. A superuser's
--- session may be running code of somebody else, as an index or a trigger has some.
+-- PostgreSQL checks this privilege for the calling role. A security definer function could not check the
+-- caller itself: a superuser's session may run code of another role, in an index or a trigger.
 grant execute on function rag._set_document_root(text, bigint) to pg_read_server_files;
 
 create or replace function rag.set(name text, value text, tenant_id bigint default null) returns text
@@ -268,10 +268,10 @@ begin
   if set.name is distinct from 'document_root' then
     return rag._set(set.name, set.value, set.tenant_id);
   elsif not has_function_privilege('rag._set_document_root(text, bigint)', 'execute') then
-    raise exception 'setting the document root is for those who may read the server''s files'
+    raise exception 'only roles that may read the server''s files can set the document root'
       using errcode = 'insufficient_privilege',
             detail  = 'Every file below it that the server''s account can read can be found by searching.',
-            hint    = format('Have a superuser set it, or type as one: grant pg_read_server_files to %I;', current_user);
+            hint    = format('Ask a superuser to set it, or to type: grant pg_read_server_files to %I;', current_user);
   end if;
   return rag._set_document_root(set.value, set.tenant_id);
 end

@@ -51,7 +51,7 @@ HEADER = """\
 
 
 class AssembleError(Exception):
-    """The SQL can't be assembled; the text says what to change."""
+    """The SQL cannot be assembled. The text says what to change."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -62,7 +62,7 @@ class Version:
 
     @classmethod
     def parse(cls, text: str) -> Version:
-        """Raises AssembleError unless `text` is numbers with dots between."""
+        """Raises AssembleError unless `text` is numbers separated by dots."""
         if not re.fullmatch(r"\d+(\.\d+)*", text):
             raise AssembleError(f"{text!r} is not a version such as 0.1.0")
         return cls(tuple(int(number) for number in text.split(".")))
@@ -73,7 +73,7 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """What ragstone.control says."""
+    """The contents of ragstone.control."""
 
     version: Version
     schema: str
@@ -133,7 +133,7 @@ class Sources:
 
     @property
     def control(self) -> Control:
-        """The control file, sole source of the version."""
+        """The control file, the only place that states the version."""
         return Control.read(self.root / "extension" / f"{NAME}.control")
 
     def migrations(self, after: Version | None = None) -> list[Path]:
@@ -182,13 +182,13 @@ class Sources:
 
 
 def values_for(control: Control, card: Path) -> dict[str, str]:
-    """All that a placeholder can stand for."""
+    """The values of all placeholders."""
     own = {"version": str(control.version)}
     return {**model_values(card), **own, "boot": substitute(BOOT, own, "boot snippet")}
 
 
 def build(sources: Sources, card: Path, output: Path) -> None:
-    """Write all scripts into `output`, which then holds nothing else."""
+    """Write all scripts into `output`, and remove everything else there."""
     control = sources.control
     values = values_for(control, card)
     scripts = {f"{NAME}--{control.version}.sql": sources.script(values)}
@@ -236,7 +236,7 @@ def released_script(archive: Path) -> str:
 
 
 def sha256(path: Path) -> str:
-    """Of a file's bytes."""
+    """The SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -257,7 +257,7 @@ def changed_since_release(root: Path) -> list[str]:
 
 
 def write(path: Path, text: str) -> None:
-    """Replace `path` in one step, and leave it alone when nothing changed."""
+    """Replace `path` in one step, unless nothing changed."""
     if path.exists() and path.read_text() == text:
         return
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", delete=False) as file:

@@ -69,7 +69,7 @@ SHAPE = Shape()
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What model.json holds; `rag.models` is filled from it."""
+    """The contents of model.json, from which `rag.models` is filled."""
 
     name: str
     dimension: int
@@ -86,7 +86,7 @@ class ModelCard:
 
 
 class BuildError(Exception):
-    """The model can't be built; the text says what to do."""
+    """The model cannot be built. The text says what to do."""
 
 
 def sha256(path: Path) -> str:

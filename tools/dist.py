@@ -1,4 +1,4 @@
-"""Make what is installed elsewhere: Debian packages, META.json for PGXN and a source archive.
+"""Make the distribution: Debian packages, META.json for PGXN and a source archive.
 
     dist.py --pg-config PATH --python PATH --output build/dist
 
@@ -44,28 +44,28 @@ ZIP_TIME = (2026, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """The PostgreSQL that is packed for."""
+    """The PostgreSQL for which packages are made."""
 
     pg_config: str
     python: Path
 
     def ask(self, option: str) -> str:
-        """What its pg_config answers."""
+        """The answer of its pg_config."""
         return output(self.pg_config, option)
 
     @property
     def major(self) -> str:
-        """15, 16, …"""
+        """The major version: 15, 16, …"""
         return re.sub(r"^PostgreSQL (\d+).*", r"\1", self.ask("--version"))
 
     @property
     def pkglibdir(self) -> Path:
-        """Where the Python packages go."""
+        """The folder for the Python packages."""
         return Path(self.ask("--pkglibdir"))
 
     @property
     def extensions(self) -> Path:
-        """Where the control file and the scripts go."""
+        """The folder for the control file and the scripts."""
         return Path(self.ask("--sharedir")) / "extension"
 
 
@@ -128,7 +128,7 @@ class Package:
         return "\n".join(lines) + "\n"
 
     def add_documentation(self) -> None:
-        """Licence, changelog and pages, where Debian's users look for them."""
+        """Add licence, changelog and pages in Debian's folders for them."""
         folder = self.tree / "usr/share/doc" / self.name
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "copyright").write_text(self.licence)
@@ -143,25 +143,25 @@ class Package:
 
 
 def output(*command: str | Path) -> str:
-    """What a program prints."""
+    """The output of a program."""
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return done.stdout.strip()
 
 
 def architecture() -> str:
-    """Such as amd64."""
+    """The architecture, such as amd64."""
     return output("dpkg", "--print-architecture")
 
 
 def release() -> str:
-    """Name of the distribution's release: packages are for it alone."""
+    """The name of the distribution's release, for which packages are made."""
     text = Path("/etc/os-release").read_text()
     found = re.search(r"^VERSION_CODENAME=(\S+)", text, re.MULTILINE)
     return found[1] if found else "unknown"
 
 
 def md5(path: Path) -> str:
-    """What dpkg --verify compares."""
+    """The hashes that dpkg --verify compares."""
     return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
@@ -174,7 +174,7 @@ def regular_files(tree: Path) -> list[Path]:
 
 
 def maintainer_scripts(server: Server, version: str) -> dict[str, str]:
-    """What runs when the package is installed, upgraded and removed."""
+    """The scripts that run when the package is installed, upgraded and removed."""
     values = {
         "home": str(server.pkglibdir / install.NAME),
         "version": version,
@@ -190,7 +190,7 @@ def install_values(text: str, values: dict[str, str]) -> str:
 
 
 def stage(server: Server, tree: Path) -> None:
-    """Install below `tree`; what has not changed since the last time stays."""
+    """Install below `tree`, and keep files that have not changed."""
     tree.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(tree / "usr/share/doc", ignore_errors=True)
     shutil.rmtree(tree / "DEBIAN", ignore_errors=True)
@@ -226,7 +226,7 @@ def extension_package(server: Server, tree: Path) -> Package:
 
 
 def pages() -> list[Path]:
-    """What a server without the sources is run and tried by: README, docs and examples."""
+    """Files for servers without the sources: README, docs and examples."""
     return [
         path
         for path in source_files()

@@ -79,7 +79,7 @@ def topics() -> dict[str, str]:
 
 
 def rows(db: Any, sql: str) -> list[dict[str, Any]]:
-    """What a query returns, by column."""
+    """The rows of a query, as dictionaries by column."""
     cursor = db.execute(sql)
     names = [column.name for column in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
@@ -92,17 +92,17 @@ def sentence(text: str) -> str:
 
 
 def plain(default: str) -> str:
-    """A default without the cast to the type that stands before it."""
+    """A default without a cast to its own type."""
     return re.sub(r"^(NULL|'.*')::[a-z ]+(\[\])?$", lambda m: m[1].replace("NULL", "null"), default)
 
 
 def granted(levels: list[str]) -> str:
-    """Which levels may."""
+    """The levels that have a privilege."""
     return ", ".join(level for level in LEVELS if level in levels) or "superuser"
 
 
 def signature(routine: dict[str, Any]) -> Iterator[str]:
-    """Lines that say how to call it and what it gives."""
+    """The lines that show how to call a function and what it returns."""
     modes = routine["modes"] or ["i"] * len(routine["types"])
     inputs = [
         f"{name} {kind}" + (f" default {plain(default)}" if default is not None else "")
