@@ -38,4 +38,31 @@ alter table rag._pipeline_statistics add column weighed_source_id integer, add c
 comment on column rag._pipeline_statistics.weighed_document_id is
   'with weighed_source_id: up to which document the chunks have weights of average_length; null: all have, or there are too many';
 drop function if exists rag._refresh_statistics();
+
+-- Rows of a source on their way to rag.documents, as rag._take_up() has them.
+create type rag._source_row as (
+  document_id bigint,
+  source_key  text,
+  file_path   text,
+  title       text,
+  tenant_id   bigint,
+  tags        text[],
+  language    text,
+  metadata    jsonb
+);
+drop function if exists rag._fingerprint(bytea, text, text, rag.pipelines);
+
+-- A task of rag.maintain() that failed is known afterwards.
+alter table rag.maintenance_log alter column count drop not null;
+alter table rag.maintenance_log add column error text;
+comment on column rag.maintenance_log.count is 'of what the task names; null where it failed';
+comment on column rag.maintenance_log.error is 'why the task failed, null where it did not';
+drop function if exists rag._log_maintenance(text, bigint, timestamptz);
+
+-- By key first. With the source first, a table that was not analyzed yet had documents looked up by this index, by
+-- their source alone, which reads all documents of the source each time.
+alter table rag.documents drop constraint documents_source_id_source_key_key;
+alter table rag.documents add constraint documents_source_id_source_key_key unique (source_key, source_id);
+
+-- It gives a hint as well now.
 drop function if exists rag._folder_problem(text);

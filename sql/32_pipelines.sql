@@ -237,21 +237,7 @@ begin
   delete from rag.ingestion_queue q using rag.pipelines p
   where p.pipeline_id = q.pipeline_id and p.state = 'superseded';
 
-  update rag.documents d
-     set status = s.status, chunks = s.chunks, retry_count = s.attempts, error_code = s.error_code, last_error = s.error,
-         error_hint = s.error_hint
-    from (select d.source_id, d.document_id, coalesce(v.chunks, 0) as chunks, coalesce(q.attempts, 0) as attempts,
-                 q.error_code, q.error, q.error_hint,
-                 case when q.error is not null then 'failed'
-                      when v.generation = d.generation and q.job_id is null then 'completed'
-                      else 'pending' end as status
-            from rag.documents d
-            left join rag.document_versions v on v.source_id = d.source_id and v.document_id = d.document_id
-                                             and v.pipeline_id = _pipeline.pipeline_id and v.state = 'ready'
-            left join rag.ingestion_queue q on q.source_id = d.source_id and q.document_id = d.document_id
-                                           and q.pipeline_id = _pipeline.pipeline_id and q.status <> 'running') s
-   where d.source_id = s.source_id and d.document_id = s.document_id
-     and (d.status, d.chunks, d.error_code) is distinct from (s.status, s.chunks, s.error_code);
+  perform rag._set_all_document_states();
   return _missing;
 end
 $plpgsql$;
@@ -325,42 +311,47 @@ create or replace function rag._fill_pipelines() returns boolean
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _fill     rag._pipeline_fill;
-  _document record;
-  _queued   integer := 0;
-  _seen     integer := 0;
+  _fill      rag._pipeline_fill;
+  _sources   integer[];
+  _documents bigint[];
+  _group     record;
+  _queued    bigint := 0;
+  _seen      integer;
 begin
   select * into _fill from rag._pipeline_fill f order by f.pipeline_id limit 1 for update skip locked;
   if not found then
     return false;
   end if;
-  for _document in
-    select d.source_id, d.document_id, d.tenant_id
-      from rag.documents d
-     where (d.source_id, d.document_id) > (_fill.source_id, _fill.document_id)
-       and not exists (select from rag.document_versions v
-                       where v.source_id = d.source_id and v.document_id = d.document_id and v.pipeline_id = _fill.pipeline_id
-                         and v.state = 'ready' and v.generation = d.generation)
-       and not exists (select from rag.ingestion_queue q
-                       where q.source_id = d.source_id and q.document_id = d.document_id and q.pipeline_id = _fill.pipeline_id)
-     order by d.source_id, d.document_id
-     limit 1000
+  -- Waiting and running jobs have an index each.
+  select array_agg(m.source_id), array_agg(m.document_id) into _sources, _documents
+    from (select d.source_id, d.document_id
+            from rag.documents d
+           where (d.source_id, d.document_id) > (_fill.source_id, _fill.document_id)
+             and not exists (select from rag.document_versions v
+                             where v.source_id = d.source_id and v.document_id = d.document_id and v.pipeline_id = _fill.pipeline_id
+                               and v.state = 'ready' and v.generation = d.generation)
+             and not exists (select from rag.ingestion_queue q
+                             where q.source_id = d.source_id and q.document_id = d.document_id and q.pipeline_id = _fill.pipeline_id
+                               and q.status <> 'running')
+             and not exists (select from rag.ingestion_queue q
+                             where q.source_id = d.source_id and q.document_id = d.document_id and q.pipeline_id = _fill.pipeline_id
+                               and q.status = 'running')
+           order by d.source_id, d.document_id
+           limit 1000) m;
+  _seen := coalesce(cardinality(_documents), 0);
+  -- One that is busy is met again on the next round.
+  for _group in
+    select l.source_id, array_agg(l.document_id) as document_ids
+      from (select d.source_id, d.document_id
+              from unnest(_sources, _documents) m (source_id, document_id)
+              join rag.documents d on d.source_id = m.source_id and d.document_id = m.document_id
+               for no key update of d skip locked) l
+     group by l.source_id
   loop
-    _seen := _seen + 1;
-    _fill.source_id := _document.source_id;
-    _fill.document_id := _document.document_id;
-    -- One that is busy is met again on the next round.
-    perform from rag.documents d
-    where d.source_id = _document.source_id and d.document_id = _document.document_id
-    for no key update skip locked;
-    continue when not found;
-    insert into rag.ingestion_queue (source_id, document_id, pipeline_id, priority, tenant_id)
-    values (_document.source_id, _document.document_id, _fill.pipeline_id, -10, coalesce(_document.tenant_id, 0))
-    on conflict do nothing;
-    _queued := _queued + 1;
+    _queued := _queued + rag._enqueue(_group.source_id, _group.document_ids, priority => -10, pipeline_id => _fill.pipeline_id);
   end loop;
   if _seen = 1000 then
-    update rag._pipeline_fill f set source_id = _fill.source_id, document_id = _fill.document_id where f.pipeline_id = _fill.pipeline_id;
+    update rag._pipeline_fill f set source_id = _sources[_seen], document_id = _documents[_seen] where f.pipeline_id = _fill.pipeline_id;
   elsif _seen = 0 and _fill.source_id = 0 and _fill.document_id = 0 then
     -- A whole round that found nothing to do.
     delete from rag._pipeline_fill f where f.pipeline_id = _fill.pipeline_id;

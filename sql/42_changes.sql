@@ -59,10 +59,13 @@ create or replace function rag._expand_keys(source_id integer, keys text[], prio
 as $plpgsql$
 declare
   _source rag.sources;
+  _type   text;
+  _rows   rag._source_row[];
   _locked text[];
 begin
   select * into _source from rag.sources s where s.source_id = _expand_keys.source_id;
   perform rag._require_own_code(_source.relation);
+  _type := rag._column_type(_source.relation, _source.key_column);
 
   -- Key share, as a foreign key takes it: a row that is being deleted right now must not become a
   -- document behind the back of its delete trigger. Rows that somebody holds are left for later.
@@ -70,46 +73,10 @@ begin
     with present as (
       select s.%1$I::text as key, %2$s as file_path, %3$s as title, %4$s as tenant_id, %5$s as tags, %6$s as language, %7$s as metadata
       from %8$s s
-      where s.%1$I = any ($2::%9$s[])
+      where s.%1$I = any ($1::%9$s[])
       for key share of s skip locked
-    ),
-    changed as (
-      insert into rag.documents as d (source_id, document_id, source_key, file_path, title, tenant_id, tags, language, metadata)
-      select $1, %10$s, p.key, p.file_path, p.title, p.tenant_id, p.tags, p.language, p.metadata
-      from present p
-      order by p.key
-      on conflict on constraint documents_source_id_source_key_key do update
-        set generation = nextval('rag._generation_seq'), status = 'pending', retry_count = 0,
-            file_path = excluded.file_path, title = excluded.title, tenant_id = excluded.tenant_id, tags = excluded.tags,
-            language = excluded.language, metadata = excluded.metadata,
-            -- A row that is only looked at again has not changed.
-            updated_at = case when $3 < 0 and (d.file_path, d.title, d.tenant_id, d.tags, d.language, d.metadata)
-                                              is not distinct from
-                                              (excluded.file_path, excluded.title, excluded.tenant_id, excluded.tags, excluded.language, excluded.metadata)
-                              then d.updated_at else now() end
-      returning d.document_id, d.tenant_id, d.file_path, d.source_key, d.xmax = 0 as is_new
-    ),
-    queued as (
-      insert into rag.ingestion_queue as q (source_id, document_id, pipeline_id, priority, tenant_id)
-      select $1, c.document_id, p.pipeline_id, $3, coalesce(c.tenant_id, 0)
-      from changed c, rag.pipelines p
-      where p.state in ('active', 'building')
-      order by c.document_id
-      on conflict (source_id, document_id, pipeline_id) where status <> 'running' do update
-        set status = 'queued', attempts = 0, run_at = case when q.status = 'queued' and q.attempts = 0 then q.run_at else now() end,
-            priority = greatest(q.priority, excluded.priority),
-            tenant_id = excluded.tenant_id,
-            failure = null, stage = null, error_code = null, error = null, error_hint = null, failed_at = null
-    ),
-    notified as (
-      select rag._notify_change(case when c.is_new then 'INSERT' else 'UPDATE' end, c.document_id, c.file_path)
-      from changed c
-      where rag.get('notifications') = 'on'
     )
-    select array_agg(s.%1$I::text)
-    from %8$s s
-    where s.%1$I = any ($2::%9$s[]) and s.%1$I::text not in (select source_key from changed)
-      and (select count(*) from notified) >= 0
+    select array_agg((%10$s, p.key, p.file_path, p.title, p.tenant_id, p.tags, p.language, p.metadata)::rag._source_row) from present p
     $sql$,
     _source.key_column,
     rag._column_or_null(coalesce(_source.path_column, _source.name_column), 'text'),
@@ -119,9 +86,19 @@ begin
     rag._column_or_null(_source.language_column, 'text'),
     rag._metadata_expression(_source),
     _source.relation,
-    rag._column_type(_source.relation, _source.key_column),
+    _type,
     case when _source.assigns_ids then 'nextval(''rag._document_id_seq'')' else 'p.key::bigint' end)
-  into _locked using _expand_keys.source_id, _expand_keys.keys, _expand_keys.priority;
+  into _rows using _expand_keys.keys;
+  perform rag._take_up(_expand_keys.source_id, _rows, _expand_keys.priority);
+
+  if cardinality(_rows) is distinct from cardinality(_expand_keys.keys) then
+    execute format($sql$
+      select array_agg(s.%1$I::text)
+      from %2$s s
+      where s.%1$I = any ($1::%3$s[]) and s.%1$I::text not in (select r.source_key from unnest($2) r)
+      $sql$, _source.key_column, _source.relation, _type)
+    into _locked using _expand_keys.keys, coalesce(_rows, '{}');
+  end if;
   return _locked;
 end
 $plpgsql$;
@@ -160,24 +137,19 @@ as $plpgsql$
 declare
   _hint        constant text := 'Correct the row: its update is looked at anew.';
   _assigns_ids boolean;
-  _document    rag.documents;
+  _document_id bigint;
 begin
   select s.assigns_ids into strict _assigns_ids from rag.sources s where s.source_id = _refuse_row.source_id;
-  insert into rag.documents as d (source_id, document_id, source_key, status, error_code, last_error, error_hint)
+  insert into rag.documents as d (source_id, document_id, source_key)
   values (_refuse_row.source_id, case when _assigns_ids then nextval('rag._document_id_seq') else _refuse_row.key::bigint end,
-          _refuse_row.key, 'failed', _refuse_row.code, _refuse_row.message, _hint)
+          _refuse_row.key)
   on conflict on constraint documents_source_id_source_key_key do update
-    set generation = nextval('rag._generation_seq'), status = 'failed', error_code = excluded.error_code,
-        last_error = excluded.last_error, error_hint = excluded.error_hint, updated_at = now()
-  returning * into _document;
-  insert into rag.ingestion_queue as q (source_id, document_id, pipeline_id, tenant_id, status, failure, stage, error_code, error, error_hint, failed_at)
-  select _document.source_id, _document.document_id, p.pipeline_id, coalesce(_document.tenant_id, 0), 'dead', 'permanent', 'read',
-         _refuse_row.code, _refuse_row.message, _hint, now()
-  from rag.pipelines p
-  where p.state in ('active', 'building')
-  on conflict (source_id, document_id, pipeline_id) where status <> 'running' do update
-    set status = 'dead', failure = excluded.failure, stage = excluded.stage, error_code = excluded.error_code,
-        error = excluded.error, error_hint = excluded.error_hint, failed_at = excluded.failed_at;
+    set generation = nextval('rag._generation_seq'), updated_at = now()
+  returning document_id into _document_id;
+  perform rag._enqueue(_refuse_row.source_id, array[_document_id]);
+  perform rag._record_failure(q, 'permanent', 'read', _refuse_row.code, _refuse_row.message, _hint)
+     from rag.ingestion_queue q
+    where q.source_id = _refuse_row.source_id and q.document_id = _document_id and q.status <> 'running';
 exception
   when program_limit_exceeded then
     raise warning 'a row of source % has a key that is too long for a document', _refuse_row.source_id
@@ -266,38 +238,71 @@ comment on function rag._expand_changes(smallint) is
 create or replace function rag._delete_documents(source_id integer, keys text[]) returns bigint
   language plpgsql
   set search_path = pg_catalog, pg_temp
+  -- Always by the indexes: statistics of documents and queue are soon outdated, and a plan that reads all of them is
+  -- kept. "offset 0" keeps the list of documents apart: each is looked up by its whole key, never by its source alone.
+  set enable_seqscan = off
+  set enable_hashjoin = off
+  set enable_mergejoin = off
+  set jit = off
 as $plpgsql$
 declare
   _ids bigint[];
 begin
   -- First the documents: this waits for a worker that is just storing one, and the next statement
   -- then sees the chunks it stored.
-  with gone as (
-    delete from rag.documents d
-     where d.source_id = _delete_documents.source_id
-       and (_delete_documents.keys is null or d.source_key = any (_delete_documents.keys))
-    returning d.document_id, d.file_path
-  ), notified as (
-    select rag._notify_change('DELETE', g.document_id, g.file_path) from gone g where rag.get('notifications') = 'on'
-  )
-  select array_agg(g.document_id) into _ids from gone g where (select count(*) from notified) >= 0;
+  if _delete_documents.keys is null then
+    with gone as (
+      delete from rag.documents d where d.source_id = _delete_documents.source_id returning d.document_id, d.file_path
+    ), notified as (
+      select rag._notify_change('DELETE', g.document_id, g.file_path) from gone g where rag.get('notifications') = 'on'
+    )
+    select array_agg(g.document_id) into _ids from gone g where (select count(*) from notified) >= 0;
+  else
+    with gone as (
+      delete from rag.documents d
+       using (select _delete_documents.source_id as source_id, k.key from unnest(_delete_documents.keys) k (key) offset 0) k
+       where d.source_id = k.source_id and d.source_key = k.key
+      returning d.document_id, d.file_path
+    ), notified as (
+      select rag._notify_change('DELETE', g.document_id, g.file_path) from gone g where rag.get('notifications') = 'on'
+    )
+    select array_agg(g.document_id) into _ids from gone g where (select count(*) from notified) >= 0;
+  end if;
 
-  delete from rag.ingestion_queue q where q.source_id = _delete_documents.source_id and q.document_id = any (_ids);
+  -- Twice, as waiting and running jobs have an index each.
+  delete from rag.ingestion_queue q
+   using (select _delete_documents.source_id as source_id, i.document_id from unnest(_ids) i (document_id) offset 0) i
+   where q.source_id = i.source_id and q.document_id = i.document_id and q.status <> 'running';
+  delete from rag.ingestion_queue q
+   using (select _delete_documents.source_id as source_id, i.document_id from unnest(_ids) i (document_id) offset 0) i
+   where q.source_id = i.source_id and q.document_id = i.document_id and q.status = 'running';
   with gone as (
     delete from rag.document_versions v
-     where v.source_id = _delete_documents.source_id and v.document_id = any (_ids)
+     using (select _delete_documents.source_id as source_id, i.document_id from unnest(_ids) i (document_id) offset 0) i
+     where v.source_id = i.source_id and v.document_id = i.document_id
     returning v.version_id
   )
-  delete from rag._retained_chunks r where r.version_id in (select g.version_id from gone g);
+  delete from rag._retained_chunks r using (select g.version_id from gone g offset 0) g where r.version_id = g.version_id;
 
-  with gone as (
-    delete from rag.document_chunks c
-     where c.source_id = _delete_documents.source_id
-       and (_delete_documents.keys is null or c.document_id = any (_ids))
-    returning c.pipeline_id, c.text_search_config, c.content_tsv
-  )
-  insert into rag._lexeme_changes (pipeline_id, text_search_config, sign, content_tsv)
-  select g.pipeline_id, g.text_search_config, -1, g.content_tsv from gone g;
+  -- Of a whole source also chunks whose document is gone.
+  if _delete_documents.keys is null then
+    with gone as (
+      delete from rag.document_chunks c
+       where c.source_id = _delete_documents.source_id
+      returning c.pipeline_id, c.text_search_config, c.content_tsv
+    )
+    insert into rag._lexeme_changes (pipeline_id, text_search_config, sign, content_tsv)
+    select g.pipeline_id, g.text_search_config, -1, g.content_tsv from gone g;
+  else
+    with gone as (
+      delete from rag.document_chunks c
+       using (select _delete_documents.source_id as source_id, i.document_id from unnest(_ids) i (document_id) offset 0) i
+       where c.source_id = i.source_id and c.document_id = i.document_id
+      returning c.pipeline_id, c.text_search_config, c.content_tsv
+    )
+    insert into rag._lexeme_changes (pipeline_id, text_search_config, sign, content_tsv)
+    select g.pipeline_id, g.text_search_config, -1, g.content_tsv from gone g;
+  end if;
   return coalesce(cardinality(_ids), 0);
 end
 $plpgsql$;

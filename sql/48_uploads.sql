@@ -83,7 +83,8 @@ begin
     from rag.ingestion_queue q
     join rag.sources s on s.source_id = q.source_id
     join rag.pipelines p on p.pipeline_id = q.pipeline_id
-    where s.relation = 'rag.uploads'::regclass and q.document_id = _upload_id and p.state = 'active');
+    where s.relation = 'rag.uploads'::regclass and q.document_id = _upload_id and q.status <> 'running'
+      and p.state = 'active');
 end
 $plpgsql$;
 comment on function rag.add_document(text, bytea, text, bigint, text[], text, jsonb) is

@@ -3,7 +3,7 @@
 create or replace function rag._source_content(source_id integer, source_key text) returns bytea
   language plpgsql
   set search_path = pg_catalog, pg_temp
-  -- Whoever holds the table must not hold up other sources.
+  -- A table that is locked must not delay other sources.
   set lock_timeout = '5s'
 as $plpgsql$
 declare
@@ -23,18 +23,24 @@ end
 $plpgsql$;
 comment on function rag._source_content(integer, text) is 'the document itself, of a source that keeps it in a column';
 
-create or replace function rag._fingerprint(sha256 bytea, title text, language text, pipeline rag.pipelines) returns bytea
+create or replace function rag._fingerprint(sha256 bytea, document rag.documents, pipeline rag.pipelines) returns bytea
   language sql stable
   set search_path = pg_catalog, pg_temp
 as $sql$
   select sha256(_fingerprint.sha256 || convert_to(json_build_array(
     -- Raise the number when extraction, chunking or text analysis changes what comes out of the same file.
-    2,
-    title, language, encode(m.sha256, 'hex'), pipeline.chunk_strategy, pipeline.chunk_size, pipeline.chunk_overlap,
-    pipeline.chunk_unit, pipeline.embed_template, pipeline.text_search_config)::text, 'UTF8'))
+    3,
+    -- Of the name only the extension, which tells plain text from tables and source code: a file that moves to
+    -- another folder keeps its chunks.
+    lower(substring(document.file_path from '[^/\\]\.([^./\\]+)$')),
+    document.title, document.language, encode(m.sha256, 'hex'), m.passage_prefix, m.max_tokens,
+    pipeline.chunk_strategy, pipeline.chunk_size, pipeline.chunk_overlap, pipeline.chunk_unit,
+    pipeline.embed_template, pipeline.text_search_config)::text, 'UTF8'))
   from rag.models m where m.name = pipeline.model
 $sql$;
-comment on function rag._fingerprint(bytea, text, text, rag.pipelines) is 'sha256 over all that a document''s chunks depend on';
+comment on function rag._fingerprint(bytea, rag.documents, rag.pipelines) is
+  'sha256 over all that a document''s chunks depend on. Without OCR: rag.set_ocr() sets the fingerprint to null where it matters, so that'
+  ' what was recognised stays when OCR is turned off';
 
 create or replace function rag._fenced_job(job_id bigint, worker_id integer, generation bigint) returns rag.ingestion_queue
   language plpgsql
@@ -49,7 +55,7 @@ begin
   if not found then
     return null;
   end if;
-  -- The document is locked before its job, by everyone, or they could wait for each other.
+  -- Everyone locks a document before its job; otherwise two sessions could deadlock.
   select d.generation into _current from rag.documents d
   where d.source_id = _job.source_id and d.document_id = _job.document_id
   for no key update;
@@ -85,7 +91,7 @@ begin
     join rag.document_versions v on v.source_id = q.source_id and v.document_id = q.document_id
                                 and v.pipeline_id = q.pipeline_id and v.state = 'ready'
    where q.job_id = _finish_if_unchanged.job_id and q.operation <> 'reembed'
-     and v.fingerprint = rag._fingerprint(_finish_if_unchanged.sha256, d.title, d.language, p);
+     and v.fingerprint = rag._fingerprint(_finish_if_unchanged.sha256, d, p);
   if not found then
     return false;
   end if;
@@ -96,7 +102,7 @@ begin
 
   select * into strict _document from rag.documents d where d.source_id = _job.source_id and d.document_id = _job.document_id;
   update rag.documents d
-     set status = 'completed', error_code = null, last_error = null, error_hint = null, processed_at = now()
+     set processed_at = now()
     from rag.pipelines p
    where d.source_id = _job.source_id and d.document_id = _job.document_id
      and p.pipeline_id = _job.pipeline_id and p.state = 'active';
@@ -138,18 +144,19 @@ as $sql$
     join rag.pipelines p on p.pipeline_id <> wanted.pipeline_id
      and (p.chunk_strategy, p.chunk_size, p.chunk_overlap, p.chunk_unit)
        = (wanted.chunk_strategy, wanted.chunk_size, wanted.chunk_overlap, wanted.chunk_unit)
-     -- Lengths in tokens are those of a model, and so is what sentences mean; a template takes room from the content.
+     -- Lengths in tokens and cuts by meaning depend on the model. A template shortens the content.
      and ((p.chunk_unit = 'characters' and p.chunk_strategy <> 'semantic') or p.model = wanted.model)
-     -- What is read of pictures is another matter.
+     -- Text recognised in pictures depends on the languages of OCR.
      and (p.ocr = wanted.ocr or not d.extracted ?| '{pages_without_text,pages_recognised}')
-    -- Of this generation: what another pipeline took from the very state that the job is for.
+    -- Only of the document's present generation, which is the state that the job is for.
     join rag.document_versions v on v.source_id = d.source_id and v.document_id = d.document_id
      and v.pipeline_id = p.pipeline_id and v.state = 'ready' and v.generation = d.generation and v.sha256 = d.sha256
     where q.job_id = _same_cut.job_id and q.operation <> 'reembed'
     order by p.state <> 'active', p.pipeline_id
     limit 1
   )
-  select c.content, c.page_number, c.section, coalesce(t.title, t.extracted ->> 'title'), encode(t.sha256, 'hex'), t.file_size, t.mime_type, t.extracted::json
+  select c.content, c.page_number, c.section, coalesce(t.title, t.extracted ->> 'title'), encode(t.sha256, 'hex'), t.file_size,
+         t.mime_type, t.extracted::json
   from cut t
   join rag.document_chunks c on c.source_id = t.source_id and c.document_id = t.document_id and c.pipeline_id = t.pipeline_id
   order by c.chunk_index
@@ -186,6 +193,7 @@ declare
   _total     integer;
   _reused    integer;
   _tokens    integer;
+  _problem   text;
 begin
   if _job.job_id is null then
     return 'superseded';
@@ -195,6 +203,14 @@ begin
   select s.average_length into strict _average from rag._pipeline_statistics s where s.pipeline_id = _job.pipeline_id;
   _language := rag._language_code(coalesce(_document.language, _store_document.document #>> '{extracted,language}'));
   _config := rag._text_search_config(_language, _pipeline.text_search_config);
+  perform rag._lock_quota(_document.tenant_id);
+  _problem := rag._quota_problem(_job.job_id, (_store_document.document ->> 'size')::bigint,
+                                 json_array_length(_store_document.chunks));
+  if _problem is not null then
+    return rag._record_failure(_job, 'rejected', 'store', 'over_quota',
+      format('the document is over a quota of its tenant. %s.', _problem),
+      'Delete other documents of the tenant, or raise the limit with rag.set().');
+  end if;
   perform rag._retire_version(_job.source_id, _job.document_id, _job.pipeline_id);
 
   with incoming as materialized (
@@ -202,7 +218,7 @@ begin
     from json_to_recordset(_store_document.chunks)
       as i (chunk_index integer, content text, char_count integer, token_count integer,
             page_number integer, section text, hash text, indexed_text text, embedding text)
-    -- Offset: evaluated once, though used more often.
+    -- offset 0 makes PostgreSQL evaluate the function once, though its result is used several times.
     cross join lateral (select rag._analyze(coalesce(i.indexed_text, i.content), _config) as tsv offset 0) t
   ), old as materialized (
     select c.chunk_index, c.content_hash, c.embedding, c.page_number, c.section, c.tags, c.tenant_id,
@@ -210,14 +226,14 @@ begin
     from rag.document_chunks c
     where c.pipeline_id = _job.pipeline_id and c.source_id = _job.source_id and c.document_id = _job.document_id
   ), kept as materialized (
-    -- The same in the same place is not even written, which spares the indexes.
+    -- A chunk that is the same in the same place is not written again, which saves work in the indexes.
     select i.chunk_index
     from incoming i
     join old o on o.chunk_index = i.chunk_index and o.content_hash = i.content_hash
               and o.page_number is not distinct from i.page_number and o.section is not distinct from i.section
     where o.tags is not distinct from _document.tags and o.tenant_id is not distinct from _document.tenant_id
       and o.language is not distinct from _language and o.text_search_config = _config
-      -- Not so where it was analysed by a version before.
+      -- An earlier version of ragstone may have analysed the same text differently.
       and o.content_tsv = i.tsv and i.embedding is null
   ), removed as (
     delete from rag.document_chunks c
@@ -235,7 +251,7 @@ begin
            i.page_number, i.section, _document.tags, _language, _config, i.content_hash
     from incoming i
     where i.chunk_index not in (select k.chunk_index from kept k)
-      -- Counted, so that they are gone before their chunk_index is taken again.
+      -- Counting makes sure they are deleted before their chunk_index is used again.
       and (select count(*) from removed) >= 0
     returning c.content_tsv
   ), noted as (
@@ -252,18 +268,13 @@ begin
   insert into rag.document_versions
     (source_id, document_id, pipeline_id, generation, state, sha256, fingerprint, chunks, chunks_reused, tokens, started_at, duration_ms)
   values (_job.source_id, _job.document_id, _job.pipeline_id, _store_document.generation, 'ready', _sha256,
-          rag._fingerprint(_sha256, _document.title, _document.language, _pipeline), _total, _reused, _tokens,
+          rag._fingerprint(_sha256, _document, _pipeline), _total, _reused, _tokens,
           _job.started_at, extract(epoch from clock_timestamp() - _job.started_at) * 1000);
   update rag.documents d
-     set status       = case when _pipeline.state = 'active' then 'completed' else d.status end,
-         chunks       = case when _pipeline.state = 'active' then _total else d.chunks end,
-         error_code   = case when _pipeline.state = 'active' then null else d.error_code end,
-         last_error   = case when _pipeline.state = 'active' then null else d.last_error end,
-         error_hint   = case when _pipeline.state = 'active' then null else d.error_hint end,
-         started_at   = case when _pipeline.state = 'active' then _job.started_at else d.started_at end,
+     set started_at   = case when _pipeline.state = 'active' then _job.started_at else d.started_at end,
          processed_at = case when _pipeline.state = 'active' then now() else d.processed_at end,
          sha256       = _sha256,
-         -- The row was looked at again, and it is its file that has changed.
+         -- The row has not changed (rag.maintain() looked at it again), but its file has.
          updated_at   = case when _job.priority < 0 and d.sha256 <> _sha256 then now() else d.updated_at end,
          file_size    = (_store_document.document ->> 'size')::bigint,
          mime_type    = _store_document.document ->> 'mime_type',
@@ -274,8 +285,8 @@ begin
 end
 $plpgsql$;
 comment on function rag._store_document(bigint, integer, bigint, json, json) is
-  'swaps in the chunks of a job''s document and ends the job, in one transaction; returns done, or superseded where the document changed'
-  ' meanwhile and nothing was stored';
+  'replaces the chunks of a job''s document and ends the job, in one transaction; returns done, superseded where the document changed'
+  ' meanwhile and nothing was stored, or dead where a quota of its tenant is used up';
 
 create or replace function rag._fail_job(
     job_id bigint, worker_id integer, generation bigint, failure text, stage text, code text, message text, hint text)

@@ -1,4 +1,4 @@
--- What a person does with jobs: see why they failed, try again, give up, stop, put first.
+-- Jobs, for people: see why they failed, retry, discard, cancel and prioritize them.
 
 create or replace view rag.dead_letters with (security_invoker = true) as
   select q.job_id, s.name as source, q.document_id, p.name as pipeline, q.failure, q.stage, q.error_code, q.attempts,
@@ -19,15 +19,17 @@ comment on column rag.dead_letters.hint is 'what to do about it';
 
 create or replace function rag.job(job_id bigint)
   returns table (job_id bigint, source text, document_id bigint, pipeline text, operation text, status text, attempts integer,
-                 stage text, error text, hint text, created_at timestamptz, started_at timestamptz, finished_at timestamptz, next_run_at timestamptz)
+                 stage text, error text, hint text, created_at timestamptz, started_at timestamptz, finished_at timestamptz,
+                 next_run_at timestamptz)
   language sql stable
   set search_path = pg_catalog, pg_temp
 as $sql$
   select j.job_id, s.name, j.document_id, p.name, j.operation, j.status, j.attempts, j.stage, j.error, j.error_hint,
          j.created_at, j.started_at, j.finished_at, j.run_at
   from (
-    select q.job_id, q.source_id, q.document_id, q.pipeline_id, q.operation, q.status, q.attempts::integer, q.stage, q.error, q.error_hint,
-           q.created_at, q.started_at, null::timestamptz as finished_at, case when q.status = 'queued' then q.run_at end as run_at
+    select q.job_id, q.source_id, q.document_id, q.pipeline_id, q.operation, q.status, q.attempts::integer, q.stage, q.error,
+           q.error_hint, q.created_at, q.started_at, null::timestamptz as finished_at,
+           case when q.status = 'queued' then q.run_at end as run_at
     from rag.ingestion_queue q where q.job_id = $1
     union all
     select h.job_id, h.source_id, h.document_id, h.pipeline_id, h.operation, h.outcome, h.attempts::integer, null, null, null,
@@ -41,7 +43,8 @@ comment on function rag.job(bigint) is
   'one job, whether it waits, runs, is dead (queued, running, dead) or finished (done, unchanged, superseded); no row for an unknown id';
 
 create or replace function rag._lock_jobs(
-    statuses text[], job_id bigint, source text default null, pipeline text default null, stage text default null, error_code text default null)
+    statuses text[], job_id bigint, source text default null, pipeline text default null, stage text default null,
+    error_code text default null)
   returns setof rag.ingestion_queue
   language plpgsql
   set search_path = pg_catalog, pg_temp
@@ -50,7 +53,8 @@ declare
   _job       rag.ingestion_queue;
   _candidate rag.ingestion_queue;
 begin
-  if _lock_jobs.job_id is not null and not exists (select from rag.ingestion_queue q where q.job_id = _lock_jobs.job_id and q.status = any (statuses)) then
+  if _lock_jobs.job_id is not null
+     and not exists (select from rag.ingestion_queue q where q.job_id = _lock_jobs.job_id and q.status = any (statuses)) then
     raise exception 'there is no job % that is %', _lock_jobs.job_id, array_to_string(statuses, ' or ')
       using errcode = 'undefined_object',
             hint    = format('Where it is: select status, error from rag.job(%s);', _lock_jobs.job_id);
@@ -68,8 +72,8 @@ begin
        and (_lock_jobs.error_code is null or q.error_code = _lock_jobs.error_code)
      order by q.source_id, q.document_id, q.pipeline_id
   loop
-    -- Of many, one whose document is being changed right now is left to that change, which queues it
-    -- anyway: waiting for it while holding others could be a deadlock with the application.
+    -- Of many jobs, those whose documents another transaction holds are skipped: to wait for one while
+    -- holding others could deadlock with the application. A change that holds a document queues it anyway.
     if _lock_jobs.job_id is null then
       perform from rag.documents d
       where d.source_id = _candidate.source_id and d.document_id = _candidate.document_id
@@ -100,21 +104,16 @@ create or replace function rag.retry(
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _job   rag.ingestion_queue;
+  _group record;
   _count bigint := 0;
 begin
-  for _job in select * from rag._lock_jobs('{dead,queued}', retry.job_id, retry.source, retry.pipeline, retry.stage, retry.error_code) loop
-    continue when _job.status = 'queued' and _job.attempts = 0;
-    update rag.ingestion_queue q
-       set status = 'queued', attempts = 0, run_at = now(),
-           failure = null, stage = null, error_code = null, error = null, error_hint = null, failed_at = null
-     where q.job_id = _job.job_id;
-    update rag.documents d
-       set status = 'pending', retry_count = 0
-      from rag.pipelines p
-     where d.source_id = _job.source_id and d.document_id = _job.document_id
-       and p.pipeline_id = _job.pipeline_id and p.state = 'active';
-    _count := _count + 1;
+  for _group in
+    select j.source_id, j.pipeline_id, j.priority, array_agg(j.document_id) as document_ids
+      from rag._lock_jobs('{dead,queued}', retry.job_id, retry.source, retry.pipeline, retry.stage, retry.error_code) j
+     where j.status = 'dead' or j.attempts > 0
+     group by j.source_id, j.pipeline_id, j.priority
+  loop
+    _count := _count + rag._enqueue(_group.source_id, _group.document_ids, priority => _group.priority, pipeline_id => _group.pipeline_id);
   end loop;
   return _count;
 end
@@ -136,7 +135,15 @@ declare
   _job   rag.ingestion_queue;
   _count bigint := 0;
 begin
-  for _job in select * from rag._lock_jobs('{dead}', discard.job_id, discard.source, discard.pipeline, discard.stage, discard.error_code) loop
+  for _job in
+    select * from rag._lock_jobs('{dead}', discard.job_id, discard.source, discard.pipeline, discard.stage, discard.error_code)
+  loop
+    -- A failed version of the present generation tells rag.check_consistency() that the document was given up.
+    perform rag._note_failure(_job, _job.error)
+     where not exists (select from rag.document_versions v
+                         join rag.documents d on d.source_id = v.source_id and d.document_id = v.document_id
+                        where (v.source_id, v.document_id, v.pipeline_id) = (_job.source_id, _job.document_id, _job.pipeline_id)
+                          and v.generation = d.generation and v.state in ('ready', 'failed'));
     perform rag._finish_job(_job, 'discarded');
     _count := _count + 1;
   end loop;
@@ -145,7 +152,8 @@ end
 $plpgsql$;
 comment on function rag.discard(bigint, text, text, text, text) is
   'takes dead letters away: one by job_id, those of a source, pipeline, stage or error_code, or without arguments all. Their documents'
-  ' stay failed, with the reason, until their rows change. Returns how many. Raises 42704 for a job_id that is not dead';
+  ' stay failed or rejected, with the reason, until their rows change; completed are those that are searchable as they are now. Returns how'
+  ' many. Raises 42704 for a job_id that is not dead';
 
 create or replace function rag.cancel(job_id bigint) returns text
   language plpgsql
@@ -162,7 +170,7 @@ begin
             hint    = 'Jobs are listed by: select job_id, document_id, status from rag.ingestion_queue;';
   end if;
   select * into _job from rag._lock_jobs('{queued,running}', cancel.job_id);
-  -- A worker that has it finds it gone when it wants to store, and stores nothing.
+  -- A worker that is busy with the job finds that it is no longer its own, and stores nothing.
   return rag._record_failure(_job, 'cancelled', null, 'cancelled', format('cancelled by %s', session_user),
     format('To have it done after all: select rag.retry(%s);', cancel.job_id));
 end
@@ -200,7 +208,8 @@ comment on function rag.prioritize(integer, bigint, text, text) is
   ' or all. Returns how many. Raises 42704 for a job_id that does not wait';
 
 create or replace function rag.reembed(
-    document_ids bigint[] default null, source text default null, tenant_id bigint default null, tags text[] default null, priority integer default -10)
+    document_ids bigint[] default null, source text default null, tenant_id bigint default null, tags text[] default null,
+    priority integer default -10)
   returns bigint
   language plpgsql
   -- SECURITY DEFINER: as for rag.retry().
@@ -208,32 +217,22 @@ create or replace function rag.reembed(
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _document rag.documents;
-  _count    bigint := 0;
+  _group record;
+  _count bigint := 0;
 begin
-  for _document in
-    select d.* from rag.documents d join rag.sources s on s.source_id = d.source_id
-    where (reembed.document_ids is null or d.document_id = any (reembed.document_ids))
-      and (reembed.source is null or s.name = reembed.source)
-      and (reembed.tenant_id is null or d.tenant_id = reembed.tenant_id)
-      and (reembed.tags is null or d.tags && reembed.tags)
-    order by d.source_id, d.document_id
+  for _group in
+    select l.source_id, array_agg(l.document_id) as document_ids
+      from (select d.source_id, d.document_id
+              from rag.documents d
+              join rag.sources s on s.source_id = d.source_id
+             where (reembed.document_ids is null or d.document_id = any (reembed.document_ids))
+               and (reembed.source is null or s.name = reembed.source)
+               and (reembed.tenant_id is null or d.tenant_id = reembed.tenant_id)
+               and (reembed.tags is null or d.tags && reembed.tags)
+               for no key update of d skip locked) l
+     group by l.source_id
   loop
-    perform from rag.documents d
-    where d.source_id = _document.source_id and d.document_id = _document.document_id
-    for no key update skip locked;
-    continue when not found;
-    insert into rag.ingestion_queue as q (source_id, document_id, pipeline_id, operation, priority, tenant_id)
-    select _document.source_id, _document.document_id, p.pipeline_id, 'reembed', reembed.priority, coalesce(_document.tenant_id, 0)
-    from rag.pipelines p
-    where p.state in ('active', 'building')
-    on conflict (source_id, document_id, pipeline_id) where status <> 'running' do update
-      set operation = 'reembed', status = 'queued', attempts = 0,
-          run_at = case when q.status = 'queued' and q.attempts = 0 then q.run_at else now() end, priority = greatest(q.priority, excluded.priority),
-          failure = null, stage = null, error_code = null, error = null, error_hint = null, failed_at = null;
-    update rag.documents d set status = 'pending', retry_count = 0
-    where d.source_id = _document.source_id and d.document_id = _document.document_id;
-    _count := _count + 1;
+    _count := _count + rag._enqueue(_group.source_id, _group.document_ids, 'reembed', reembed.priority);
   end loop;
   return _count;
 end

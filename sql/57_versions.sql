@@ -20,7 +20,8 @@ begin
     insert into rag._retained_chunks
       (version_id, chunk_index, content, char_count, token_count, content_tsv, language, text_search_config, embedding,
        page_number, section, content_hash)
-    select _version_id, c.chunk_index, c.content, c.char_count, c.token_count, c.content_tsv, c.language, c.text_search_config, c.embedding, c.page_number, c.section, c.content_hash
+    select _version_id, c.chunk_index, c.content, c.char_count, c.token_count, c.content_tsv, c.language, c.text_search_config,
+           c.embedding, c.page_number, c.section, c.content_hash
     from rag.document_chunks c
     where c.source_id = _retire_version.source_id and c.document_id = _retire_version.document_id
       and c.pipeline_id = _retire_version.pipeline_id;
@@ -83,37 +84,42 @@ as $plpgsql$
 declare
   _version  rag.document_versions;
   _document rag.documents;
-  _pipeline rag.pipelines;
   _average  real;
 begin
   select * into _version from rag.document_versions v where v.version_id = restore_version.version_id;
   select * into _document from rag.documents d
   where d.source_id = _version.source_id and d.document_id = _version.document_id
   for no key update;
-  -- Once more, as it is now that nobody else can change it.
+  -- Read again, now that the document is locked and nobody else can change it.
   select * into _version from rag.document_versions v where v.version_id = restore_version.version_id for update;
   if not found then
     raise exception 'there is no version %', coalesce(restore_version.version_id::text, 'null')
       using errcode = 'undefined_object',
-            hint    = 'Versions are listed by: select version_id, document_id, state, finished_at from rag.document_versions where restorable;';
+            hint    = 'Versions are listed by: select version_id, document_id, state, finished_at from rag.document_versions'
+                      ' where restorable;';
   elsif not _version.restorable then
     raise exception 'version % cannot be restored', _version.version_id
       using errcode = 'object_not_in_prerequisite_state',
             detail  = case _version.state when 'ready' then 'It is the one that is searched.' else 'Its chunks are not kept any more.' end,
             hint    = 'How many superseded versions are kept is set by: select rag.set(''retain_versions'', ''3'');';
+  -- Twice, as waiting and running jobs have an index each.
   elsif exists (select from rag.ingestion_queue q
-                where q.source_id = _version.source_id and q.document_id = _version.document_id
-                  and q.pipeline_id = _version.pipeline_id and q.status <> 'dead') then
+                where (q.source_id, q.document_id, q.pipeline_id)
+                    = (_version.source_id, _version.document_id, _version.pipeline_id)
+                  and q.status <> 'running' and q.status <> 'dead')
+     or exists (select from rag.ingestion_queue q
+                where (q.source_id, q.document_id, q.pipeline_id)
+                    = (_version.source_id, _version.document_id, _version.pipeline_id)
+                  and q.status = 'running') then
     raise exception 'document % is about to be processed', _version.document_id
       using errcode = 'object_in_use',
             detail  = 'A version restored now would be replaced at once.',
             hint    = 'Wait until it is done, or cancel it: select rag.cancel(job_id) from rag.ingestion_queue where document_id = '
                       || _version.document_id || ' and status <> ''dead'';';
   end if;
-  select * into strict _pipeline from rag.pipelines p where p.pipeline_id = _version.pipeline_id;
   select s.average_length into strict _average from rag._pipeline_statistics s where s.pipeline_id = _version.pipeline_id;
 
-  -- Out of its place first, so that it is not taken for surplus.
+  -- First, so that rag._retire_version() does not delete its chunks as one version too many.
   update rag.document_versions v set restorable = false where v.version_id = _version.version_id;
   perform rag._retire_version(_version.source_id, _version.document_id, _version.pipeline_id);
   with gone as (
@@ -142,14 +148,16 @@ begin
 
   update rag.document_versions v set state = 'ready', generation = _document.generation, finished_at = now()
    where v.version_id = _version.version_id;
-  if _pipeline.state = 'active' then
-    update rag.documents d set status = 'completed', chunks = _version.chunks, error_code = null, last_error = null, error_hint = null
-    where d.source_id = _version.source_id and d.document_id = _version.document_id;
-  end if;
+  -- The restored version takes the place of a state that could not be processed.
+  perform rag._finish_job(q, 'discarded')
+     from rag.ingestion_queue q
+    where (q.source_id, q.document_id, q.pipeline_id) = (_version.source_id, _version.document_id, _version.pipeline_id)
+      and q.status <> 'running';
+  perform rag._set_document_state(_version.source_id, array[_version.document_id]);
   return _version.chunks;
 end
 $plpgsql$;
 comment on function rag.restore_version(bigint) is
   'brings a superseded version of a document back into search, in place of the present one, which is kept in its stead; it stays until the'
-  ' row or its file changes. Returns its number of chunks. Raises 42704 for no version, 55000 where its chunks are not kept, 55006 while a'
-  ' job of the document waits or runs';
+  ' row or its file changes, and a dead letter of the document is discarded. Returns its number of chunks. Raises 42704 for no version,'
+  ' 55000 where its chunks are not kept, 55006 while a job of the document waits or runs';

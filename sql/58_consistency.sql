@@ -1,4 +1,4 @@
--- What must hold whenever nobody is in the middle of anything, as a query that anybody can run.
+-- Consistency: what must hold at any moment, as a query that can be run at any time.
 
 create or replace function rag.check_consistency()
   returns table (problem text, source text, document_id bigint, pipeline text, detail text)
@@ -10,7 +10,7 @@ as $plpgsql$
 declare
   _source rag.sources;
 begin
-  -- One snapshot for all: a worker may be storing between two statements.
+  -- One statement, so one snapshot: a worker may store something between two statements.
   return query
   with live as (
     select p.pipeline_id, p.name, p.state from rag.pipelines p where p.state in ('active', 'building')
@@ -50,7 +50,8 @@ begin
       from rag.ingestion_queue q
      where not exists (select from rag.documents d where d.source_id = q.source_id and d.document_id = q.document_id)
     union all
-    select 'neither searchable as it is, nor queued, nor dead', d.source_id, d.document_id, p.pipeline_id, format('its status is %s', d.status)
+    select 'neither searchable as it is, nor queued, nor dead', d.source_id, d.document_id, p.pipeline_id,
+           format('its status is %s', d.status)
       from rag.documents d
      cross join live p
      where not exists (select from ready r where (r.source_id, r.document_id, r.pipeline_id) = (d.source_id, d.document_id, p.pipeline_id)
@@ -58,36 +59,32 @@ begin
        and not exists (select from rag.ingestion_queue q
                        where (q.source_id, q.document_id, q.pipeline_id) = (d.source_id, d.document_id, p.pipeline_id))
        and not exists (select from rag._pipeline_fill f where f.pipeline_id = p.pipeline_id)
-       -- A dead letter that was discarded stays failed until the row changes.
-       and not (p.state = 'active' and d.status = 'failed'
-                and exists (select from rag.job_history h
-                            where (h.source_id, h.document_id, h.pipeline_id) = (d.source_id, d.document_id, p.pipeline_id)
-                              and h.outcome = 'discarded'))
+       -- Unless its dead letter was discarded: then it is given up until the row changes.
+       and not (case when p.state = 'active' then d.status in ('failed', 'rejected')
+                     else exists (select from rag.document_versions v
+                                  where (v.source_id, v.document_id, v.pipeline_id) = (d.source_id, d.document_id, p.pipeline_id)
+                                    and v.state = 'failed' and v.generation = d.generation) end)
     union all
-    select 'status does not say how it is', d.source_id, d.document_id, p.pipeline_id,
-           format('it is %s, its job %s', d.status, coalesce(q.status, 'done'))
-      from rag.documents d
+    select 'status does not say how it is', s.source_id, s.document_id, p.pipeline_id,
+           format('it is %s, and should be %s; its job is %s', s.written, s.status, coalesce(s.job, 'done'))
+      from rag._document_states s
       join live p on p.state = 'active'
-      left join rag.ingestion_queue q on q.source_id = d.source_id and q.document_id = d.document_id
-                                     and q.pipeline_id = p.pipeline_id and q.status <> 'running'
-     where d.status = 'completed' and q.job_id is not null
-        or d.status = 'pending' and q.job_id is null
-           and not exists (select from rag.ingestion_queue r
-                           where (r.source_id, r.document_id, r.pipeline_id) = (d.source_id, d.document_id, p.pipeline_id))
-           and not exists (select from rag._pipeline_fill f where f.pipeline_id = p.pipeline_id)
-        or q.status = 'dead' and d.status <> 'failed'
+     where s.written <> s.status
     union all
     select 'kept chunks of no version', null, null, null, format('version %s, %s chunks', r.version_id, count(*))
       from rag._retained_chunks r
      where not exists (select from rag.document_versions v where v.version_id = r.version_id and v.restorable)
      group by r.version_id
     union all
-    select 'chunks not counted for text search', null, null, p.pipeline_id, format('counted %s, stored %s', p.counted, p.stored)
-      from (select p.pipeline_id,
-                   coalesce((select l.chunks from rag._lexemes l where l.pipeline_id = p.pipeline_id and l.lexeme = ''), 0)
-                   + coalesce((select sum(c.sign) from rag._lexeme_changes c where c.pipeline_id = p.pipeline_id), 0) as counted,
-                   (select count(*) from rag.document_chunks c where c.pipeline_id = p.pipeline_id) as stored
-              from rag.pipelines p) p
+    select 'chunks not counted for text search', null, null, p.pipeline_id,
+           format('of configuration %s counted %s, stored %s', p.text_search_config, p.counted, p.stored)
+      from (select t.pipeline_id, t.text_search_config, sum(t.counted) as counted, sum(t.stored) as stored
+              from (select l.pipeline_id, l.text_search_config, l.chunks as counted, 0 as stored from rag._lexemes l where l.lexeme = ''
+                    union all
+                    select c.pipeline_id, c.text_search_config, c.sign, 0 from rag._lexeme_changes c
+                    union all
+                    select c.pipeline_id, c.text_search_config, 0, 1 from rag.document_chunks c) t
+             group by t.pipeline_id, t.text_search_config) p
      where p.counted <> p.stored
   )
   select f.problem, s.name, f.document_id, p.name, f.detail
@@ -96,23 +93,31 @@ begin
   left join rag.pipelines p on p.pipeline_id = f.pipeline_id
   order by 1, 2, 3;
 
-  for _source in select * from rag.sources loop
-    return query execute format($sql$
-      with keys as (select s.%1$I::text as key from %2$s s)
-      select case when k.key is null then 'document of no row' else 'row of no document' end, $2, d.document_id, null::text,
-             format('key %%s', coalesce(k.key, d.source_key))
-        from keys k
-        full join (select * from rag.documents d where d.source_id = $1) d on d.source_key = k.key
-       where (k.key is null or d.document_id is null)
-         and not exists (select from rag._changes c where c.source_id = $1 and k.key = any (c.keys))
-      $sql$, _source.key_column, _source.relation)
-    using _source.source_id, _source.name;
+  for _source in select * from rag.sources order by source_id loop
+    begin
+      -- Code that the table's owner put on it must not run with the rights of this function.
+      perform rag._require_own_code(_source.relation);
+      return query execute format($sql$
+        with keys as (select s.%1$I::text as key from %2$s s)
+        select case when k.key is null then 'document of no row' else 'row of no document' end, $2, d.document_id, null::text,
+               format('key %%s', coalesce(k.key, d.source_key))
+          from keys k
+          full join (select * from rag.documents d where d.source_id = $1) d on d.source_key = k.key
+         where (k.key is null or d.document_id is null)
+           and not exists (select from rag._changes c where c.source_id = $1 and k.key = any (c.keys))
+        $sql$, _source.key_column, _source.relation)
+      using _source.source_id, _source.name;
+    exception when others then
+      -- A table that cannot be read is reported, and the others are checked.
+      return query select 'table that cannot be read', _source.name, null::bigint, null::text, sqlerrm;
+    end;
   end loop;
 end
 $plpgsql$;
 comment on function rag.check_consistency() is
-  'everything that contradicts itself: chunks, versions, jobs and documents that do not belong together, rows without a document and'
-  ' documents without a row; no rows is how it should be. Reads all of it, so it takes a while with many documents, and changes nothing';
+  'everything that contradicts itself: chunks, versions, jobs and documents that do not belong together, rows without a document,'
+  ' documents without a row, and tables that cannot be read; no rows is how it should be. Reads all of it,'
+  ' so it takes a while with many documents, and changes nothing';
 
 create or replace function rag.cleanup_orphaned_chunks() returns bigint
   language plpgsql

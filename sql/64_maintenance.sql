@@ -22,37 +22,29 @@ create or replace function rag._queue_outdated() returns bigint
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _document record;
-  _count    bigint := 0;
+  _group record;
+  _count bigint := 0;
 begin
-  for _document in
-    select d.source_id, d.document_id, d.tenant_id, p.pipeline_id
-      from rag.pipelines p
-      join rag.document_versions v on v.pipeline_id = p.pipeline_id and v.state = 'ready'
-      join rag.documents d on d.source_id = v.source_id and d.document_id = v.document_id
-     where p.state in ('active', 'building')
-       and v.fingerprint is distinct from rag._fingerprint(v.sha256, d.title, d.language, p)
-       and not exists (select from rag.ingestion_queue q
-                       where (q.source_id, q.document_id, q.pipeline_id) = (v.source_id, v.document_id, v.pipeline_id))
-       -- Restored by somebody: outdated on purpose.
-       and not exists (select from rag.document_versions w
-                       where (w.source_id, w.document_id, w.pipeline_id) = (v.source_id, v.document_id, v.pipeline_id)
-                         and w.state = 'superseded' and w.version_id > v.version_id)
-     order by d.source_id, d.document_id
-     limit 10000
+  for _group in
+    select l.source_id, l.pipeline_id, array_agg(l.document_id) as document_ids
+      from (select d.source_id, d.document_id, p.pipeline_id
+              from rag.pipelines p
+              join rag.document_versions v on v.pipeline_id = p.pipeline_id and v.state = 'ready'
+              join rag.documents d on d.source_id = v.source_id and d.document_id = v.document_id
+             where p.state in ('active', 'building')
+               and v.fingerprint is distinct from rag._fingerprint(v.sha256, d, p)
+               and not exists (select from rag.ingestion_queue q
+                               where (q.source_id, q.document_id, q.pipeline_id) = (v.source_id, v.document_id, v.pipeline_id))
+               -- Restored by somebody: outdated on purpose.
+               and not exists (select from rag.document_versions w
+                               where (w.source_id, w.document_id, w.pipeline_id) = (v.source_id, v.document_id, v.pipeline_id)
+                                 and w.state = 'superseded' and w.version_id > v.version_id)
+             order by d.source_id, d.document_id
+             limit 10000
+               for no key update of d skip locked) l
+     group by l.source_id, l.pipeline_id
   loop
-    perform from rag.documents d
-    where d.source_id = _document.source_id and d.document_id = _document.document_id
-    for no key update skip locked;
-    continue when not found;
-    insert into rag.ingestion_queue (source_id, document_id, pipeline_id, priority, tenant_id)
-    values (_document.source_id, _document.document_id, _document.pipeline_id, -10, coalesce(_document.tenant_id, 0))
-    on conflict do nothing;
-    update rag.documents d set status = 'pending'
-      from rag.pipelines p
-     where d.source_id = _document.source_id and d.document_id = _document.document_id
-       and p.pipeline_id = _document.pipeline_id and p.state = 'active';
-    _count := _count + 1;
+    _count := _count + rag._enqueue(_group.source_id, _group.document_ids, priority => -10, pipeline_id => _group.pipeline_id);
   end loop;
   return _count;
 end
@@ -84,6 +76,10 @@ as $sql$
             select o.version_id from rag.document_versions o
              where o.state <> 'ready' and not o.restorable
                and o.finished_at < now() - rag.get('version_history_days')::integer * interval '1 day'
+               -- What failed of the present generation says why a document is not searchable.
+               and not (o.state = 'failed'
+                        and exists (select from rag.documents d
+                                    where d.source_id = o.source_id and d.document_id = o.document_id and d.generation = o.generation))
                for update skip locked))
     returning 1
   )
@@ -119,12 +115,12 @@ create or replace function rag._count_problems() returns bigint
 as $sql$ select count(*) from rag.check_consistency() $sql$;
 comment on function rag._count_problems() is 'number of rows of rag.check_consistency()';
 
-create or replace function rag._log_maintenance(task text, count bigint, started_at timestamptz) returns void
+create or replace function rag._log_maintenance(task text, count bigint, started_at timestamptz, error text default null) returns void
   language sql
   set search_path = pg_catalog, pg_temp
 as $sql$
   delete from rag.maintenance_log l where l.finished_at < now() - rag.get('job_history_days')::integer * interval '1 day';
-  insert into rag.maintenance_log (task, count, started_at, finished_at)
-  values (task, count, started_at, clock_timestamp());
+  insert into rag.maintenance_log (task, count, started_at, finished_at, error)
+  values (task, count, started_at, clock_timestamp(), error);
 $sql$;
-comment on function rag._log_maintenance(text, bigint, timestamptz) is 'notes what maintenance did';
+comment on function rag._log_maintenance(text, bigint, timestamptz, text) is 'notes what maintenance did, or why a task failed';

@@ -141,10 +141,12 @@ create or replace function rag._check_maintenance(out ok boolean, out detail tex
   language sql stable
   set search_path = pg_catalog, pg_temp
 as $sql$
-  select case when s.last is null and not s.is_due then null else not s.is_due and s.contradictions = 0 end,
+  select case when s.last is null and not s.is_due then null else not s.is_due and s.contradictions = 0 and s.failed is null end,
          case when s.last is null then 'has not run yet' else format('last run ended %s', date_trunc('second', s.last)) end
-         || case when s.contradictions > 0 then format('; it found %s contradiction(s)', s.contradictions) else '' end,
+         || case when s.contradictions > 0 then format('; it found %s contradiction(s)', s.contradictions) else '' end
+         || coalesce('; failed: ' || s.failed, ''),
          case when s.contradictions > 0 then 'Look: select * from rag.check_consistency();'
+              when s.failed is not null then 'Remove the cause, then try it at once: call rag.maintain();'
               when s.is_due then 'It should run each night: select rag.start_workers(1); schedules it anew. At once: call rag.maintain();'
               when s.last is null and (rag._why_pg_cron_starts_no_workers()).problem is not null
               then 'See the row pg_cron, which then has it run each night; at once: call rag.maintain();'
@@ -153,6 +155,10 @@ as $sql$
               when s.last is null
               then 'rag.start_workers() has it run each night, by the clock of pg_cron; at once: call rag.maintain();' end
   from (select l.last, coalesce(c.count, 0) as contradictions,
+               (select string_agg(format('%s (%s)', t.task, t.error), ', ' order by t.task)
+                from (select distinct on (m.task) m.task, m.error from rag.maintenance_log m
+                      order by m.task, m.finished_at desc) t
+                where t.error is not null) as failed,
                coalesce(l.last < now() - interval '50 hours', false) and rag._scheduled_workers() > 0 as is_due
         from (select max(l.finished_at) as last from rag.maintenance_log l) l
         left join lateral (select m.count from rag.maintenance_log m

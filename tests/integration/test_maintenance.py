@@ -92,6 +92,52 @@ def test_orphans_and_contradictions_are_reported(db, add, drain):
     assert ("contradictions found", 1) in rows(db, LOG)
 
 
+def test_documents_of_several_languages_contradict_nothing(db, drain):
+    db.execute("create table notes (id integer primary key, body text, lang text)")
+    db.execute(
+        "select rag.attach_source('notes', content_column => 'body', language_column => 'lang')"
+    )
+    db.execute(
+        "insert into notes values (1, 'Some text.', 'en'), (2, 'Ein Text.', 'de'), (3, 'Whatever.', null)"
+    )
+    drain()
+    configurations = "select count(distinct text_search_config) from rag.document_chunks"
+    assert value(db, configurations) > 1
+    assert rows(db, "select * from rag.check_consistency()") == []
+    db.execute("call rag.maintain()")
+    assert rows(db, "select * from rag.check_consistency()") == []
+    db.execute("delete from rag.document_chunks where document_id = 2")
+    problems = {problem for (problem,) in rows(db, "select problem from rag.check_consistency()")}
+    assert "chunks not counted for text search" in problems
+
+
+def test_a_task_that_fails_is_seen_by_check_until_it_works_again(db):
+    maintenance = """select ok, detail, hint from rag.check() where "check" = 'maintenance'"""
+    db.execute("alter function rag._prune_history() rename to _gone")
+    db.execute("call rag.maintain()")
+    ok, detail, hint = rows(db, maintenance)[0]
+    assert ok is False
+    assert "old jobs forgotten" in detail and "_prune_history" in detail
+    assert "rag.maintain()" in hint
+    db.execute("alter function rag._gone() rename to _prune_history")
+    db.execute("call rag.maintain()")
+    assert rows(db, maintenance)[0][0] is True
+
+
+def test_a_table_that_cannot_be_read_hides_nothing_of_the_others(db, add, drain):
+    add(1, "Some text.")
+    drain()
+    db.execute("create table notes (id integer primary key, body text)")
+    db.execute("select rag.attach_source('notes', content_column => 'body')")
+    db.execute("update rag.sources set key_column = 'gone' where name = 'notes'")
+    db.execute("delete from rag.documents")
+    found = rows(
+        db, "select distinct problem, source from rag.check_consistency() where source is not null"
+    )
+    assert ("table that cannot be read", "notes") in found
+    assert ("row of no document", "TblDocumentFiles") in found
+
+
 def test_it_refuses_to_run_inside_a_transaction(db):
     with pytest.raises(psycopg.errors.ActiveSqlTransaction), db.transaction():
         db.execute("call rag.maintain()")

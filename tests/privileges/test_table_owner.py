@@ -133,6 +133,7 @@ def test_where_nobody_saw_the_code_come_nothing_reads_the_table(owner, db, funct
         owner.execute("insert into files values (1, 'a.txt')")
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
         db.execute("select rag.enqueue_existing('files')")
+    assert value(db, "select problem from rag.check_consistency()") == "table that cannot be read"
     assert rows(db, "select who from ran_as where who <> 'ragstone_owner'") == []
 
 

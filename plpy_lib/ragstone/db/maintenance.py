@@ -41,14 +41,15 @@ class Maintenance:
     def now(self) -> str:
         return self._connection.value("pg_catalog.clock_timestamp()::pg_catalog.text")
 
-    def log(self, task: str, count: int, started: str) -> None:
-        """Note what was done in rag.maintenance_log."""
+    def log(self, task: str, count: int | None, started: str, error: str | None = None) -> None:
+        """Note in rag.maintenance_log what was done, or why it failed: then count is None."""
         self._connection.rows(
-            "select rag._log_maintenance($1, $2, $3)",
-            ["text", "int8", "timestamptz"],
+            "select rag._log_maintenance($1, $2, $3, $4)",
+            ["text", "int8", "timestamptz", "text"],
             task,
             count,
             started,
+            error,
         )
 
     def files_to_check(self, last: StoredFile | None) -> list[StoredFile]:

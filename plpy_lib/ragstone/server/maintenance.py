@@ -15,18 +15,26 @@ from ragstone.stores.places import open_document
 def maintain(connection: Connection) -> None:
     """Each task in a transaction of its own; one that fails is a warning and stops no other."""
     calls = Maintenance(connection)
-    _do(connection, "changed files queued", lambda task: _check_files(connection, calls, task))
+    _do(
+        connection,
+        calls,
+        "changed files queued",
+        lambda task: _check_files(connection, calls, task),
+    )
     for name in calls.tasks:
-        _do(connection, name, calls.perform)
+        _do(connection, calls, name, calls.perform)
 
 
-def _do(connection: Connection, task: str, work: Callable[[str], int]) -> None:
+def _do(connection: Connection, calls: Maintenance, task: str, work: Callable[[str], int]) -> None:
+    started = calls.now()
     try:
         count = work(task)
     except Exception as error:
         if connection.is_interrupt(error):
             raise
-        connection.warning(f"maintenance failed: {task}", detail=f"{type(error).__name__}: {error}")
+        why = f"{type(error).__name__}: {error}"
+        calls.log(task, None, started, why)
+        connection.warning(f"maintenance failed: {task}", detail=why)
         return
     if count and task == "contradictions found":
         connection.warning(f"{count} {task}", hint="Look: select * from rag.check_consistency();")
