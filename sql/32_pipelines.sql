@@ -183,6 +183,10 @@ comment on function rag.create_pipeline(text, text, text, integer, integer, text
 create or replace function rag._documents_missing(pipeline_id integer, than_active boolean) returns bigint
   language sql stable
   set search_path = pg_catalog, pg_temp
+  -- As in rag._set_all_document_states().
+  set enable_nestloop = off
+  set enable_mergejoin = off
+  set jit = off
 as $sql$
   select count(*)
   from rag.documents d

@@ -117,14 +117,20 @@ def test_documents_that_are_searched_in_an_older_state_count_too(db, notes, drai
     ]
 
 
-def test_a_tenant_that_stores_holds_up_no_other(db, connect, notes):
+def test_a_tenant_that_stores_holds_up_no_other(db, connect, notes, drain):
     db.execute("select rag.set('max_tenant_documents', '9')")
-    db.execute("insert into notes values (1, 'A note.', 1), (2, 'A note.', 2)")
+    db.execute("insert into notes values (2, 'A note.', 2)")
     storing = connect()
     storing.execute("begin")
     storing.execute("select rag._lock_quota(1)")
-    thread, errors = in_background(connect(), "call rag.drain()")
-    eventually(lambda: value(db, SEARCHABLE, 2) == 1)
+    drain()
+    assert value(db, SEARCHABLE, 2) == 1
+
+    db.execute("insert into notes values (1, 'A note.', 1)")
+    worker = connect()
+    thread, errors = in_background(worker, "call rag.drain()")
+    waits = "select count(*) from pg_locks where pid = %s and locktype = 'advisory' and not granted"
+    eventually(lambda: value(db, waits, worker.info.backend_pid))
     assert value(db, SEARCHABLE, 1) == 0, "it waits for its own tenant"
     storing.execute("commit")
     thread.join()
