@@ -215,18 +215,31 @@ create or replace function rag.reembed(
   -- SECURITY DEFINER: as for rag.retry().
   security definer
   set search_path = pg_catalog, pg_temp
+  -- As in rag._set_document_state().
+  set enable_seqscan = off
+  set enable_hashjoin = off
+  set enable_mergejoin = off
+  set jit = off
 as $plpgsql$
 declare
-  _group record;
-  _count bigint := 0;
+  _sources   integer[];
+  _documents bigint[];
+  _group     record;
+  _count     bigint := 0;
 begin
+  if reembed.document_ids is null then
+    select array_agg(d.source_id), array_agg(d.document_id) into _sources, _documents from rag.documents d;
+  else
+    select array_agg(s.source_id), array_agg(i.document_id) into _sources, _documents
+      from rag.sources s, (select distinct u.document_id from unnest(reembed.document_ids) u (document_id)) i;
+  end if;
   for _group in
     select l.source_id, array_agg(l.document_id) as document_ids
       from (select d.source_id, d.document_id
-              from rag.documents d
+              from unnest(_sources, _documents) m (source_id, document_id)
+              join rag.documents d on d.source_id = m.source_id and d.document_id = m.document_id
               join rag.sources s on s.source_id = d.source_id
-             where (reembed.document_ids is null or d.document_id = any (reembed.document_ids))
-               and (reembed.source is null or s.name = reembed.source)
+             where (reembed.source is null or s.name = reembed.source)
                and (reembed.tenant_id is null or d.tenant_id = reembed.tenant_id)
                and (reembed.tags is null or d.tags && reembed.tags)
                for no key update of d skip locked) l
