@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import zlib
 from collections.abc import Sequence
@@ -148,9 +149,10 @@ def in_this_process(request: Request[Any], fd: int | None) -> Any:
     Not for semantic chunking and recognition of pictures, which set limits on the process.
     """
     message = json.loads(json.dumps(request.to_dict()))
-    sent = encode_reply(
-        child.embed(message) if request.kind == "embed" else child.read(message, fd)
-    )
+    if request.kind == "embed":
+        sent = encode_reply(child.embed(message))
+    else:
+        sent = encode_reply(child.read(message, child.take_all(None if fd is None else os.dup(fd))))
     header, body = sent[: REPLY_HEADER.size], sent[REPLY_HEADER.size :]
     assert reply_bytes(header, request.bounds) == len(body)
     reply = decode_reply(header, body, no_check)

@@ -230,6 +230,15 @@ def test_jobs_that_a_dump_brought_for_a_database_of_another_name_go(own_cluster)
         db.execute("select rag.stop_workers()")
 
 
+@pytest.mark.parametrize(("missing", "word"), [("seccomp", "system calls"), ("landlock", "read")])
+def test_a_child_that_is_not_confined_is_said(missing, word):
+    names = ["rlimits", "no_new_privs", "landlock_3", "seccomp (73 system calls)"]
+    assert check.confinement(names).ok
+    finding = check.confinement([name for name in names if not name.startswith(missing)])
+    assert finding.ok is False
+    assert word in finding.detail and missing in finding.hint.lower()
+
+
 def test_the_row_about_scans_says_how_to_have_them_read(monkeypatch):
     monkeypatch.setattr(tesseract, "data_folder", lambda: None)
 

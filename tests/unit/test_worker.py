@@ -76,6 +76,11 @@ def test_small_documents_are_embedded_together_and_large_ones_are_not():
     assert len(work(large).stages.model.requests) == 3
 
 
+def test_the_child_is_told_whose_document_it_reads():
+    queue = FakeQueue({1: "a", 2: "b", 3: "c"}, tenant_of={1: 7, 3: 8})
+    assert [request.owner for request in work(queue).stages.reader.requests] == [7, None, 8]
+
+
 def test_documents_of_two_pipelines_are_never_embedded_together():
     queue = FakeQueue({1: "a", 2: "b", 3: "c"}, pipeline_of={2: 2})
     made = work(queue)

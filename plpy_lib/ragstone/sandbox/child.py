@@ -69,13 +69,10 @@ def serve(channel: socket.socket, statm: int) -> NoReturn:
         allow_time(message["cpu_seconds"], message["wall_seconds"])
         started = time.monotonic()
         try:
-            reply = embed(message) if message["kind"] == "embed" else read(message, fd)
+            reply = embed(message) if message["kind"] == "embed" else read(message, take_all(fd))
         except MemoryError:
             # Nothing can be relied on now, not even that the answer could be put together.
             os._exit(OUT_OF_MEMORY_EXIT)
-        finally:
-            if fd is not None:
-                os.close(fd)
         pages = int(os.pread(statm, 200, 0).split()[1])
         reply.head["seconds"] = time.monotonic() - started
         reply.head["resident_bytes"] = pages * resource.getpagesize()
@@ -84,7 +81,7 @@ def serve(channel: socket.socket, statm: int) -> NoReturn:
         channel.sendall(data)
 
 
-def read(message: dict[str, Any], fd: int | None) -> Reply:
+def read(message: dict[str, Any], data: bytes) -> Reply:
     """Extract and chunk one document; every failure but want of memory becomes an answer."""
     # openpyxl takes it up where it finds it; its threads would die of the limit on processes.
     sys.modules.setdefault("numpy", None)  # type: ignore[arg-type]
@@ -96,7 +93,8 @@ def read(message: dict[str, Any], fd: int | None) -> Reply:
     stage: Stage = "extract"
     try:
         request = ExtractRequest.from_dict(message)
-        found = extract(read_all(fd), request.file_name, request.limits, recogniser(request))
+        found = extract(data, request.file_name, request.limits, recogniser(request))
+        del data
         stage = "chunk"
         return extraction_to_reply(passages(found, request))
     except MemoryError:
@@ -209,14 +207,18 @@ def comparer(request: ExtractRequest) -> Similarities:
     return lambda runs: similarities(runs, embed)
 
 
-def read_all(fd: int | None) -> bytes:
+def take_all(fd: int | None) -> bytes:
+    """The document; closes its descriptor, so that no parser maps what it holds as code."""
     if fd is None:
-        raise ValueError("no file came with the request")
+        return b""
     parts = []
     position = 0
-    while part := os.pread(fd, 1 << 24, position):
-        parts.append(part)
-        position += len(part)
+    try:
+        while part := os.pread(fd, 1 << 24, position):
+            parts.append(part)
+            position += len(part)
+    finally:
+        os.close(fd)
     return b"".join(parts)
 
 

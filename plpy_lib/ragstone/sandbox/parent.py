@@ -72,7 +72,8 @@ class Sandbox(Generic[Answer]):
     serves one kind of request only. `name` is for who looks at the list of processes,
     `library_paths` are the folders that hold the libraries, `readable` further files the child must
     read (those that a request names are added by themselves). The child is replaced after
-    `max_requests`, or when it keeps more than half of the memory limit.
+    `max_requests`, when it keeps more than half of the memory limit, and for another owner's
+    request, which a parser that is taken over would see.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Sandbox(Generic[Answer]):
         self._memory_bytes = 0
         self._most_bytes = 0
         self._requests = 0
+        self._owner: int | None = None
         self._greeted = False
         self._pending: _Pending[Answer] | None = None
         self._protections: tuple[str, ...] = ()
@@ -211,9 +213,12 @@ class Sandbox(Generic[Answer]):
         memory = request.memory_bytes
         if memory != self._memory_bytes or not readable <= self._readable:
             self.close()
+        if self._requests and request.owner != self._owner:
+            self.close()
         if self._requests >= self._max_requests:
             self.close()
         self._readable |= readable
+        self._owner = request.owner
         if self._process is None:
             self._spawn(memory)
 

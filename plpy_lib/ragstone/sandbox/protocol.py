@@ -68,6 +68,10 @@ class Request(Protocol[Answer_co]):
     """What is said of a document whose work ended the child."""
 
     @property
+    def owner(self) -> int | None:
+        """Whose work it is: a child that served one owner serves no other."""
+
+    @property
     def memory_bytes(self) -> int: ...
     @property
     def cpu_seconds(self) -> int: ...
@@ -93,7 +97,8 @@ class ExtractRequest:
     """What the child shall do with the file descriptor that comes with it.
 
     `model` is the one whose tokens are counted. `title` and `language` are the source table's and
-    go before what the file says of itself. `ocr` is None where pictures are left alone.
+    go before what the file says of itself. `ocr` is None where pictures are left alone. `owner` is
+    the tenant, None where there is none.
     """
 
     kind: ClassVar[str] = "extract"
@@ -106,6 +111,7 @@ class ExtractRequest:
     title: str | None = None
     language: str | None = None
     ocr: Ocr | None = None
+    owner: int | None = None
 
     @property
     def memory_bytes(self) -> int:
@@ -183,11 +189,13 @@ class EmbedRequest:
     """Texts of which the child shall return the vectors, in pgvector's text form and their order.
 
     The memory is room for the model beside the libraries, a guard and not a measure: address space
-    and not what is used, and a model's file is mapped.
+    and not what is used, and a model's file is mapped. It has no owner: texts of several tenants go
+    together, as the model's code sees them as numbers of tokens only.
     """
 
     kind: ClassVar[str] = "embed"
     crash: ClassVar[str] = "the document's text made the model crash"
+    owner: ClassVar[int | None] = None
 
     model: ModelSpec
     texts: Sequence[str]

@@ -6,7 +6,7 @@ import importlib
 import os
 import platform
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -155,12 +155,25 @@ def extraction(connection: Connection) -> Finding:
         )
     if not chunks:
         return Finding(False, "the child found no text in a document that has some", REINSTALL)
+    return confinement(protections)
+
+
+def confinement(protections: Sequence[str]) -> Finding:
+    """Whether a parser that is taken over could do harm, by what the child said it is bound by."""
     active = ", ".join(protections)
     if not any(name.startswith("seccomp") for name in protections):
         return Finding(
             False,
             f"the child runs without a filter of system calls; it has {active}",
             "The kernel or the container forbids seccomp: allow prctl(PR_SET_SECCOMP).",
+        )
+    if not any(name.startswith("landlock") for name in protections):
+        return Finding(
+            False,
+            f"the child can read what the server's account can read; it has {active}",
+            "Landlock is missing: it needs Linux 5.13, and its name in /sys/kernel/security/lsm;"
+            " boot with lsm=landlock,… before the others. In a container, allow the calls"
+            " landlock_create_ruleset, landlock_add_rule and landlock_restrict_self.",
         )
     return Finding(True, active)
 

@@ -140,6 +140,7 @@ class Stages:
             title=job.title,
             language=job.language,
             ocr=tesseract.ocr(pipeline.ocr),
+            owner=job.tenant_id,
         )
 
     def _collect(self, waiting: InChild) -> Prepared:
