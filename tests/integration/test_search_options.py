@@ -161,7 +161,7 @@ def test_a_least_score_ends_the_search_for_more_documents(book):
     for least in (0.0, 0.95):
         plans.clear()
         book.execute("select from rag.find_documents('honey bee', min_score => %s)", [least])
-        rounds[least] = sum("with candidate as" in p for p in plans)
+        rounds[least] = sum("candidate as materialized" in p for p in plans)
     assert rounds[0.95] == 1 < rounds[0.0]
 
 
