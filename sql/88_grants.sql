@@ -17,10 +17,9 @@ as $sql$
     '_has_vector_index', '_html', '_in_any_language', '_indexed_vector', '_language_code', '_language_configs', '_lexeme_index',
     '_lexeme_query', '_matches', '_normalized', '_overlap', '_oversampling', '_parsable', '_parse_query', '_parsed_question',
     '_partition', '_phrase', '_pipeline', '_query_lexemes', '_query_weights', '_question_embedding', '_rarest_lexemes',
-    '_readable_in_source', '_rerank_scores', '_reranked', '_search', '_search_again', '_search_by_document', '_search_filter', '_search_hits',
-    '_search_results', '_set_index_effort', '_share_of_best', '_snippet', '_text_candidates',
-    '_text_condition', '_text_leg_candidates', '_text_search_configs', '_tied_tenants', '_vector_schema', '_without_accents',
-    '_words_to_mark']) f
+    '_readable_in_source', '_rerank_scores', '_reranked', '_search', '_search_again', '_search_by_document', '_search_filter',
+    '_search_hits', '_search_results', '_set_index_effort', '_share_of_best', '_snippet', '_text_candidates', '_text_condition',
+    '_text_leg_candidates', '_text_search_configs', '_tied_tenants', '_vector_schema', '_without_accents', '_words_to_mark']) f
   union all
   select 'search', 'table', v.object, 'select', v.columns
   from (values
