@@ -257,4 +257,8 @@ class Stages:
         self.attempts.tally.chunks += len(chunks)
         self.attempts.tally.tokens += sum(chunk.token_count for chunk in new)
         size = document.document.size
-        return Ended(outcome, {"size": size, "chunks": len(chunks), "new_chunks": len(new)})
+        facts = {"size": size, "chunks": len(chunks), "new_chunks": len(new)}
+        if outcome == "dead":
+            # Other documents of the tenant were stored since its quota was checked.
+            facts |= {"stage": "store", "error": "over_quota"}
+        return Ended(outcome, facts)
