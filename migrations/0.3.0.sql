@@ -39,6 +39,18 @@ comment on column rag._pipeline_statistics.weighed_document_id is
   'with weighed_source_id: up to which document the chunks have weights of average_length; null: all have, or there are too many';
 drop function if exists rag._refresh_statistics();
 
+-- Sources: what cannot be followed is noted and shown; notes that cannot be expanded now are tried again later.
+alter table rag.sources add column problem text;
+comment on column rag.sources.problem is 'why changes of its rows cannot be followed, or not all of them; null where they can';
+alter table rag._changes add column attempts smallint not null default 0;
+alter table rag._changes add column run_at timestamptz;
+comment on column rag._changes.run_at is 'not before; null: at once';
+create index next_changes on rag._changes (priority desc, change_id);
+drop function if exists rag._expand_keys(integer, text[], smallint);
+drop function if exists rag._source_of_trigger(integer, regclass);
+drop function if exists rag._new_rows(text);
+drop function if exists rag._old_rows(text);
+
 -- Rows of a source on their way to rag.documents, as rag._take_up() has them.
 create type rag._source_row as (
   document_id bigint,

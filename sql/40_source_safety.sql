@@ -19,14 +19,110 @@ as $sql$
 $sql$;
 comment on function rag._column_type(regclass, name) is 'type of a column, null where there is no such column';
 
+-- These are called for each statement on an attached table. They are in plpgsql, which keeps plans for the session: a function in SQL
+-- is planned anew in each transaction.
+
 create or replace function rag._watched_columns(source rag.sources) returns name[]
+  language plpgsql immutable
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+begin
+  return array_remove(array[source.path_column, source.content_column, source.name_column, source.title_column, source.tenant_column,
+                            source.tags_column, source.language_column] || source.metadata_columns, null);
+end
+$plpgsql$;
+comment on function rag._watched_columns(rag.sources) is 'columns whose change makes a document be processed again';
+
+create or replace function rag._key_text(key_column name, row_alias text) returns text
+  language plpgsql immutable
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+begin
+  -- A column's own collation may take different keys for equal.
+  return format('(%s.%I::text collate "C")', row_alias, key_column);
+end
+$plpgsql$;
+comment on function rag._key_text(name, text) is 'expression for the key of a row, as it is kept in source_key and compared';
+
+create or replace function rag._key_problem(source rag.sources) returns text
+  language plpgsql stable
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+begin
+  perform from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
+    where i.indrelid = source.relation and i.indisunique and i.indisvalid and i.indnkeyatts = 1
+      and i.indpred is null and a.attname = source.key_column;
+  if not found then
+    return format('nothing keeps the key "%s" of %s unique any more: rows that share a key are refused',
+                  source.key_column, source.relation);
+  end if;
+  return null;
+end
+$plpgsql$;
+comment on function rag._key_problem(rag.sources) is 'says that the key of a source is not unique any more, null where it is';
+
+create or replace function rag._keys_may_repeat(source rag.sources) returns boolean
+  language plpgsql stable
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+begin
+  -- A primary key does not reach across tables that inherit.
+  return rag._key_problem(source) is not null
+         or exists (select from pg_inherits i join pg_class c on c.oid = i.inhrelid
+                    where i.inhparent = source.relation and not c.relispartition);
+end
+$plpgsql$;
+comment on function rag._keys_may_repeat(rag.sources) is 'whether several rows of a source may have one key';
+
+create or replace function rag._tree(relation regclass) returns setof regclass
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  -- Not pg_partition_tree(), which locks all of them, and knows nothing of tables that inherit.
+  with recursive tree (relid) as (
+    select relation::oid
+    union
+    select i.inhrelid from pg_inherits i join tree t on i.inhparent = t.relid where not i.inhdetachpending
+  )
+  select t.relid::regclass from tree t
+$sql$;
+comment on function rag._tree(regclass) is 'a table, its partitions, and the tables that inherit from it: all that reading it reads';
+
+create or replace function rag._ancestors(relation regclass) returns setof regclass
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  with recursive up (relid) as (
+    select relation::oid
+    union
+    select i.inhparent from pg_inherits i join up on i.inhrelid = up.relid where not i.inhdetachpending
+  )
+  select up.relid::regclass from up
+$sql$;
+comment on function rag._ancestors(regclass) is 'a table, and all that it is a partition of or inherits from';
+
+create or replace function rag._type_name(type regtype) returns text
   language sql immutable
   set search_path = pg_catalog, pg_temp
 as $sql$
-  select array_remove(array[source.path_column, source.content_column, source.name_column, source.title_column, source.tenant_column,
-                            source.tags_column, source.language_column] || source.metadata_columns, null)
+  -- "character" is character(1), as a cast reads it.
+  select case type when 'bpchar'::regtype then 'bpchar' else type::text end
 $sql$;
-comment on function rag._watched_columns(rag.sources) is 'columns whose change makes a document be processed again';
+comment on function rag._type_name(regtype) is 'a type, as a cast to any length of it is written';
+
+create or replace function rag._has_key_of(source rag.sources, keys text) returns text
+  language sql stable
+  set search_path = pg_catalog, pg_temp
+as $sql$
+  -- The first condition finds the index; only with a collation that takes different keys for equal it finds too much.
+  select format('s.%I = any (%s::%s[])', source.key_column, keys,
+                rag._type_name(rag._column_type(source.relation, source.key_column)))
+         || case when exists (select from pg_attribute a join pg_collation c on c.oid = a.attcollation
+                              where a.attrelid = source.relation and a.attname = source.key_column and not c.collisdeterministic)
+                 then format(' and %s = any (%s)', rag._key_text(source.key_column, 's'), keys) else '' end
+$sql$;
+comment on function rag._has_key_of(rag.sources, text) is
+  'condition on a row s of a source: its key is one of keys, an expression of type text[]';
 
 create or replace function rag._require_column(relation regclass, column_name name, parameter text, types regtype[]) returns void
   language plpgsql stable
@@ -87,6 +183,10 @@ begin
   foreach _column in array source.metadata_columns loop
     perform rag._require_column(source.relation, _column, 'metadata_columns', null);
   end loop;
+  if not source.assigns_ids then
+    -- It was an integer, and is the document_id.
+    perform rag._require_column(source.relation, source.key_column, 'The primary key', '{smallint,integer,bigint}');
+  end if;
 end
 $plpgsql$;
 comment on function rag._require_columns(rag.sources) is
@@ -108,8 +208,8 @@ comment on function rag._has_trusted_type(regclass, name) is
   'whether a column''s type is a superuser''s, so that nobody else can give it a cast';
 
 create or replace function rag._code_of_others(relation regclass) returns text
-  -- For each statement on an attached table: not SQL, whose plan would be made anew each time, and by
-  -- the catalog's indexes, however small it is.
+  -- Called for each batch of a worker: not in SQL, whose plan would be made anew each time, and by the
+  -- catalog's indexes, however small the catalog is.
   language plpgsql stable
   set search_path = pg_catalog, pg_temp
   set enable_seqscan = off
@@ -119,15 +219,10 @@ declare
   _found text;
 begin
   if exists (select from pg_inherits i where i.inhparent = relation) then
-    -- What is read along with it: partitions, and tables that inherit from it.
-    with recursive tree (relid) as (
-      select relation::oid
-      union
-      select i.inhrelid from pg_inherits i join tree t on i.inhparent = t.relid
-    )
-    select array_agg(t.relid) into _tree from tree t;
+    select array_agg(t.relid) into _tree from rag._tree(relation) t (relid);
   end if;
-  select format('%s is not a table', c.oid::regclass) into _found from pg_class c where c.oid = any (_tree) and c.relkind not in ('r', 'p') limit 1;
+  select format('%s is not a table', c.oid::regclass) into _found
+  from pg_class c where c.oid = any (_tree) and c.relkind not in ('r', 'p') limit 1;
   if found then
     return _found;
   end if;
@@ -165,7 +260,8 @@ begin
   if _found is not null then
     raise exception '% cannot be read safely', relation
       using errcode = 'object_not_in_prerequisite_state',
-            detail  = format('%s. Triggers and workers read the table with the rights of ragstone''s owner, and planning a query runs such functions.', _found),
+            detail  = format('%s. Workers read the table with the rights of ragstone''s owner, and planning a query runs such functions.',
+                             _found),
             hint    = 'Do without it; or have a superuser who has read the function take it over: alter function … owner to …;';
   end if;
 end

@@ -62,11 +62,13 @@ begin
     raise exception 'the primary key of % has % columns', attach_source.relation, cardinality(_key)
       using errcode = 'feature_not_supported',
             detail  = 'A document has one key: an integer, or a uuid or text that is kept as source_key.',
-            hint    = format('Make one column the primary key and the present one unique, such as: alter table %s add column id bigint generated always as identity;', attach_source.relation);
+            hint    = format('Make one column the primary key and the present one unique, such as:'
+                             ' alter table %s add column id bigint generated always as identity;', attach_source.relation);
   elsif (attach_source.path_column is null) = (attach_source.content_column is null) then
     raise exception 'exactly one of path_column and content_column is needed'
       using errcode = 'invalid_parameter_value',
-            hint    = 'path_column names a column that holds file names below the document root; content_column one that holds the document itself, as bytea or text.';
+            hint    = 'path_column names a column that holds file names below the document root; content_column one that holds the document'
+                      ' itself, as bytea or text.';
   elsif attach_source.name_column is not null and attach_source.content_column is null then
     raise exception 'name_column goes with content_column'
       using errcode = 'invalid_parameter_value',
@@ -106,9 +108,9 @@ begin
   perform rag._require_columns(_source);
   _source := rag._follow_columns(_source);
   -- A statement on a partition fires only that partition's triggers, one on the table only the table's.
-  -- The table last: rag._after_ddl() takes its triggers for the sign that all is done.
+  -- The table last: to rag._after_ddl() its triggers mean that all tables below have theirs.
   perform rag._make_triggers(_source.source_id, t.relid)
-  from (select t.relid from pg_partition_tree(_source.relation) t where t.relid <> _source.relation) t;
+  from rag._tree(_source.relation) t (relid) where t.relid <> _source.relation;
   perform rag._make_triggers(_source.source_id, _source.relation);
 
   perform rag.enqueue_existing(_source.relation);
@@ -158,10 +160,10 @@ begin
   perform rag._require_own_code(_source.relation);
   -- 10,000 keys a row: what a worker expands in one transaction of some 0.2 s.
   execute format($sql$
-    with numbered as (select %1$I::text as key, (row_number() over (order by %1$I) - 1) / 10000 as batch from %2$s),
+    with numbered as (select %1$s as key, (row_number() over (order by s.%3$I) - 1) / 10000 as batch from %2$s s where s.%3$I is not null),
          batches as (select array_agg(key) as keys from numbered group by batch order by batch)
     select coalesce(sum(cardinality(b.keys)), 0) from batches b, lateral rag._record_changes($1, b.keys, (-10)::smallint)
-    $sql$, _source.key_column, _source.relation)
+    $sql$, rag._key_text(_source.key_column, 's'), _source.relation, _source.key_column)
   into _rows using _source.source_id;
   return _rows;
 end
@@ -177,12 +179,9 @@ create or replace function rag.detach_source(relation regclass) returns bigint
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _source  rag.sources := rag._source(detach_source.relation);
-  _trigger record;
+  _source rag.sources := rag._source(detach_source.relation);
 begin
-  for _trigger in select t.tgname, t.tgrelid::regclass as relation from rag._triggers(_source.source_id) t loop
-    execute format('drop trigger %I on %s', _trigger.tgname, _trigger.relation);
-  end loop;
+  perform rag._drop_triggers(_source.source_id);
   return rag._forget_source(_source.source_id);
 end
 $plpgsql$;
@@ -230,7 +229,8 @@ begin
            tenant_column    = coalesce(_renamed ->> s.tenant_column, s.tenant_column),
            tags_column      = coalesce(_renamed ->> s.tags_column, s.tags_column),
            language_column  = coalesce(_renamed ->> s.language_column, s.language_column),
-           metadata_columns = array(select coalesce(_renamed ->> c, c)::name from unnest(s.metadata_columns) with ordinality u (c, i) order by i)
+           metadata_columns = array(select coalesce(_renamed ->> c, c)::name
+                                    from unnest(s.metadata_columns) with ordinality u (c, i) order by i)
      where s.source_id = source.source_id
     returning * into _source;
   end if;
@@ -247,3 +247,227 @@ end
 $plpgsql$;
 comment on function rag._follow_columns(rag.sources) is
   'brings the column names of a source up to date with its table; returns the source as it is then';
+
+-- Members: the partitions of a source, and the tables that inherit from it. Which triggers a table has
+-- tells whether its rows are known.
+
+create or replace function rag._join_source(source rag.sources, member regclass) returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _keys text[];
+begin
+  perform rag._make_triggers(source.source_id, member);
+  execute format('select array_agg(%s) from only %s s where s.%I is not null',
+                 rag._key_text(source.key_column, 's'), member, source.key_column) into _keys;
+  if _keys is not null then
+    perform rag._record_changes(source.source_id, _keys, (-10)::smallint);
+  end if;
+end
+$plpgsql$;
+comment on function rag._join_source(rag.sources, regclass) is 'gives a table that is read with a source its triggers, and notes its rows';
+
+create or replace function rag._leave_source(source rag.sources, member regclass) returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _keys text[];
+begin
+  perform rag._drop_triggers(source.source_id, member);
+  if rag._code_of_others(member) is not null or rag._column_type(member, source.key_column) is null then
+    perform rag._remove_documents_without_row(source);
+    return;
+  end if;
+  execute format('select array_agg(%s) from only %s s where s.%I is not null',
+                 rag._key_text(source.key_column, 's'), member, source.key_column) into _keys;
+  if _keys is not null then
+    perform rag._delete_documents_without_row(source.source_id, _keys);
+  end if;
+end
+$plpgsql$;
+comment on function rag._leave_source(rag.sources, regclass) is
+  'takes the triggers off a table that is read with a source no more, and its documents out of search';
+
+create or replace function rag._remove_documents_without_row(source rag.sources) returns bigint
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _gone text[];
+begin
+  perform rag._require_own_code(source.relation);
+  execute format('select array_agg(d.source_key) from rag.documents d'
+                 ' where d.source_id = $1 and not exists (select from %s s where %s = d.source_key)',
+                 source.relation, rag._key_text(source.key_column, 's'))
+  into _gone using source.source_id;
+  return case when _gone is null then 0 else rag._delete_documents_without_row(source.source_id, _gone) end;
+exception
+  when serialization_failure then
+    raise;
+  when others then
+    -- Whoever drops a table need not have made ragstone's trouble.
+    perform rag._note_missed(source, source.relation, '{}', sqlstate, sqlerrm);
+    return 0;
+end
+$plpgsql$;
+comment on function rag._remove_documents_without_row(rag.sources) is
+  'takes all documents of a source out of search whose row is gone, at once; returns how many';
+
+create or replace function rag._follow_members(source rag.sources) returns bigint
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _member  regclass;
+  _changed bigint := 0;
+begin
+  -- A half restored dump is left alone: there the table itself has not got all its triggers.
+  if not rag._has_all_triggers(source.source_id, source.relation) then
+    return 0;
+  end if;
+  for _member in
+    select t.relid from rag._tree(source.relation) t (relid)
+    where not exists (select from rag._triggers(source.source_id) g where g.tgrelid = t.relid)
+  loop
+    perform rag._join_source(source, _member);
+    _changed := _changed + 1;
+  end loop;
+  for _member in
+    select distinct g.tgrelid::regclass from rag._triggers(source.source_id) g
+    where g.tgrelid not in (select t.relid from rag._tree(source.relation) t (relid))
+  loop
+    perform rag._leave_source(source, _member);
+    _changed := _changed + 1;
+  end loop;
+  return _changed;
+end
+$plpgsql$;
+comment on function rag._follow_members(rag.sources) is
+  'brings triggers and documents in line with the tables that are read with a source now; returns how many had come or gone';
+
+-- Repair: each night each source is compared with its documents, as triggers can be switched off, dropped or go unheard.
+
+create or replace function rag._members_followed() returns bigint
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+  set lock_timeout = '5s'
+as $plpgsql$
+declare
+  _source  rag.sources;
+  _changed bigint := 0;
+begin
+  for _source in select * from rag.sources order by source_id loop
+    begin
+      perform rag._require_own_code(_source.relation);
+      _changed := _changed + rag._follow_members(_source);
+    exception when others then
+      perform rag._note_problem(_source.source_id, sqlerrm);
+    end;
+  end loop;
+  return _changed;
+end
+$plpgsql$;
+comment on function rag._members_followed() is
+  'follows partitions and inheriting tables that came or went while event triggers were off; returns how many';
+
+create or replace function rag._queue_rows_without_document(source_id integer, after text, out last text, out number bigint)
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+  set lock_timeout = '5s'
+as $plpgsql$
+declare
+  _source rag.sources;
+  _keys   text[];
+begin
+  select * into strict _source from rag.sources s where s.source_id = _queue_rows_without_document.source_id;
+  number := 0;
+  perform rag._require_own_code(_source.relation);
+  perform rag._require_columns(_source);
+  -- In order of the key, by its index. Without one there is one batch, for each would read the whole table.
+  execute format($sql$
+    with batch as (
+      select %1$s as key, s.%2$I as place from %3$s s
+      where s.%2$I is not null %4$s
+      order by s.%2$I %5$s
+    )
+    select %6$s,
+           array(select b.key from batch b
+                 where not exists (select from rag.documents d where d.source_id = $1 and d.source_key = b.key)
+                 -- A worker will come to these.
+                   and b.key not in (select k from rag._changes c, unnest(c.keys) k where c.source_id = $1 and k is not null))
+    $sql$,
+    rag._key_text(_source.key_column, 's'), _source.key_column, _source.relation,
+    case when after is not null then format('and s.%I > $2::%s', _source.key_column,
+                                            rag._type_name(rag._column_type(_source.relation, _source.key_column))) else '' end,
+    case when rag._key_problem(_source) is null then 'limit 10000' else '' end,
+    case when rag._key_problem(_source) is null then '(select b.key from batch b order by b.place desc limit 1)' else 'null::text' end)
+  into last, _keys using _source.source_id, after;
+  if _keys <> '{}' then
+    number := cardinality(_keys);
+    perform rag._record_changes(_source.source_id, _keys, (-10)::smallint);
+  end if;
+end
+$plpgsql$;
+comment on function rag._queue_rows_without_document(integer, text) is
+  'notes rows of a source that have no document, of the next 10,000 by key; returns the last of these, null at the end, and how many';
+
+create or replace function rag._remove_rowless_documents(source_id integer, after text, out last text, out number bigint)
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+  set lock_timeout = '5s'
+as $plpgsql$
+declare
+  _source rag.sources;
+  _keys   text[];
+  _gone   text[];
+begin
+  select * into strict _source from rag.sources s where s.source_id = _remove_rowless_documents.source_id;
+  number := 0;
+  select array_agg(b.source_key), max(b.source_key) into _keys, last
+  from (select d.source_key from rag.documents d
+        where d.source_id = _source.source_id and (after is null or d.source_key > after)
+        order by d.source_key limit 10000) b;
+  if _keys is null then
+    return;
+  end if;
+  perform rag._require_own_code(_source.relation);
+  execute format('select array_agg(k) from unnest($1) k where k not in (select %s from %s s where %s)',
+                 rag._key_text(_source.key_column, 's'), _source.relation, rag._has_key_of(_source, '$1'))
+  into _gone using _keys;
+  if _gone is not null then
+    -- What a worker has in hand stays until the next night: nobody waits here.
+    number := rag._delete_documents_without_row(
+      _source.source_id, array(select unnest(_gone) except select unnest(rag._busy_keys(_source.source_id, _gone))));
+  end if;
+end
+$plpgsql$;
+comment on function rag._remove_rowless_documents(integer, text) is
+  'takes documents whose row is gone out of search, of the next 10,000 by key; returns the last of these, null at the end, and how many';
+
+create or replace function rag._compare_source(step text, source_id integer, after text, out last text, out number bigint)
+  language plpgsql
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+begin
+  case step
+    when 'rows' then
+      select * into last, number from rag._queue_rows_without_document(_compare_source.source_id, _compare_source.after);
+      if after is null then
+        -- Said anew where it still is so.
+        perform rag._note_problem(s.source_id, rag._key_problem(s)) from rag.sources s where s.source_id = _compare_source.source_id;
+      end if;
+    when 'documents' then
+      select * into last, number from rag._remove_rowless_documents(_compare_source.source_id, _compare_source.after);
+  end case;
+exception when others then
+  -- One source that cannot be read keeps no other from being compared.
+  last := null;
+  number := 0;
+  perform rag._note_problem(_compare_source.source_id, sqlerrm);
+end
+$plpgsql$;
+comment on function rag._compare_source(text, integer, text) is
+  'a step of comparing a source with its documents: rows without a document are noted, documents without a row removed; returns where to'
+  ' go on, null at the end, and how many there were';

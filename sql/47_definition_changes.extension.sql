@@ -10,13 +10,15 @@ declare
   _source  rag.sources;
   _trigger record;
 begin
-  -- pg_restore --disable-triggers switches all triggers of a table off and, after its data, on. Those
-  -- on rag.pipelines and rag._settings are what let their data in; those of sources fire where they did before.
+  -- pg_restore --disable-triggers switches all triggers of a table off and, after its data, on. Those on
+  -- rag.pipelines and rag._settings must never be off, as they let their data in. Those of sources fire again
+  -- in the sessions they are for.
   for _trigger in
     select t.tgname, t.tgrelid::regclass as relation, coalesce(k.fires, 'A') as fires
     from pg_trigger t join pg_proc p on p.oid = t.tgfoid left join rag._trigger_kinds() k on k.tgname = t.tgname
     where p.pronamespace = 'rag'::regnamespace and not t.tgisinternal
-      and case when p.proname in ('_restore_pipeline', '_keep_setting') then t.tgenabled = 'D' else t.tgenabled <> 'D' and t.tgenabled <> k.fires end
+      and case when p.proname in ('_restore_pipeline', '_keep_setting') then t.tgenabled = 'D'
+               else t.tgenabled <> 'D' and t.tgenabled <> k.fires end
       and t.tgrelid in (select d.objid from pg_event_trigger_ddl_commands() d where d.classid = 'pg_class'::regclass)
   loop
     perform rag._set_firing(_trigger.relation, _trigger.tgname, _trigger.fires);
@@ -26,7 +28,8 @@ begin
   from rag.sources s
   where s.relation in (
     with recursive up (relid) as (
-      select case d.classid when 'pg_class'::regclass then coalesce((select i.indrelid from pg_index i where i.indexrelid = d.objid), d.objid)
+      select case d.classid when 'pg_class'::regclass
+                            then coalesce((select i.indrelid from pg_index i where i.indexrelid = d.objid), d.objid)
                             when 'pg_rewrite'::regclass then (select r.ev_class from pg_rewrite r where r.oid = d.objid)
                             when 'pg_statistic_ext'::regclass then (select x.stxrelid from pg_statistic_ext x where x.oid = d.objid) end
       from pg_event_trigger_ddl_commands() d
@@ -36,35 +39,24 @@ begin
     select u.relid from up u where u.relid is not null);
 
   for _source in
-    -- Ancestors are looked up; a tree is locked, and sessions that each alter a partition would wait for
-    -- each other.
     select s.* from rag.sources s
     where exists (select from pg_event_trigger_ddl_commands() d
                   where d.classid = 'pg_class'::regclass
-                    and (d.objid = s.relation or s.relation in (select a.relid from pg_partition_ancestors(d.objid) a)))
+                    and (s.relation in (select a from rag._ancestors(d.objid) a)
+                         -- What inherits from it no more has its triggers still.
+                         or exists (select from rag._triggers(s.source_id) t where t.tgrelid = d.objid)))
   loop
     _source := rag._follow_columns(_source);
-    -- Triggers read these columns with the rights of ragstone's owner: a type of the table's owner,
+    -- Workers read these columns with the rights of ragstone's owner: a type of the table's owner,
     -- with a cast of their own, would be run with those rights.
     perform rag._require_columns(_source);
-    -- A new partition has none, while the table has all: a half restored dump is left alone.
-    perform rag._make_triggers(_source.source_id, t.relid)
-    from (select distinct n.relid
-          from pg_event_trigger_ddl_commands() d
-          join pg_class c on c.oid = d.objid and c.relkind in ('r', 'p')
-          cross join lateral (select d.objid::regclass as relid
-                              union all
-                              select t.relid from pg_partition_tree(case when c.relkind = 'p' then c.oid end) t) n
-          where d.classid = 'pg_class'::regclass
-            and _source.relation in (select a.relid from pg_partition_ancestors(d.objid) a union all select d.objid)) t
-    where rag._has_all_triggers(_source.source_id, _source.relation)
-      and not exists (select from rag._triggers(_source.source_id) g where g.tgrelid = t.relid);
+    perform rag._follow_members(_source);
   end loop;
 end
 $plpgsql$;
 comment on function rag._after_ddl() is
-  'follows renamed columns of attached tables, gives new partitions their triggers, keeps triggers firing as they shall, and keeps code of'
-  ' others out of what is read';
+  'follows renamed columns of attached tables; takes in the rows of new partitions, and out those of former ones; keeps triggers firing in'
+  ' the sessions they are for, and code of others out of what is read';
 
 create or replace function rag._after_drop() returns event_trigger
   language plpgsql
@@ -91,10 +83,18 @@ begin
               hint    = format('First detach the table: select rag.detach_source(%L);', _source.relation);
     end if;
   end loop;
+
+  -- A partition, or a table that inherited: which rows it had nobody knows any more, nor whose triggers it had.
+  if exists (select from pg_event_trigger_dropped_objects() d
+             where d.object_type = 'trigger' and d.address_names[3] = 'ragstone_truncate') then
+    perform rag._remove_documents_without_row(s)
+    from rag.sources s join pg_class c on c.oid = s.relation
+    where c.relkind = 'p' or c.relhassubclass;
+  end if;
 end
 $plpgsql$;
 comment on function rag._after_drop() is
-  'takes the documents of a dropped table out of search, and keeps watched columns from being dropped';
+  'takes the documents of a dropped table or partition out of search, and keeps watched columns from being dropped';
 
 do $do$
 begin

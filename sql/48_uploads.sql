@@ -14,9 +14,11 @@ begin
     lock table rag.uploads in share row exclusive mode;
     perform rag._make_triggers(_source.source_id, _source.relation);
     -- What came or went meanwhile.
-    perform rag._record_changes(_source.source_id, array(
-      select u.upload_id::text from rag.uploads u
-      where not exists (select from rag.documents d where d.source_id = _source.source_id and d.document_id = u.upload_id)), 0::smallint);
+    perform rag._record_changes(_source.source_id, u.keys, 0::smallint)
+    from (select array_agg(u.upload_id::text) as keys from rag.uploads u
+          where not exists (select from rag.documents d
+                            where d.source_id = _source.source_id and d.document_id = u.upload_id)) u
+    where u.keys is not null;
     perform rag._delete_documents(_source.source_id, array(
       select d.source_key from rag.documents d
       where d.source_id = _source.source_id and not exists (select from rag.uploads u where u.upload_id = d.document_id)));

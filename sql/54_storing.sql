@@ -16,7 +16,7 @@ begin
                       then 'select s.%I from %s s where s.%I = $1::%s'
                       else 'select convert_to(s.%I, ''UTF8'') from %s s where s.%I = $1::%s' end,
                  _source.content_column, _source.relation, _source.key_column,
-                 rag._column_type(_source.relation, _source.key_column))
+                 rag._type_name(rag._column_type(_source.relation, _source.key_column)))
   into _content using _source_content.source_key;
   return _content;
 end

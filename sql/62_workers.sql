@@ -80,6 +80,7 @@ begin
   perform pg_advisory_lock(rag._lock_class(), _worker_id);
   perform rag._free_jobs_of_dead_workers(everyone => true);
   perform rag._follow_uploads();
+  perform rag._retry_changes();
   insert into rag.workers (worker_id, pid) values (_worker_id, pg_backend_pid());
   return _worker_id;
 end

@@ -10,7 +10,7 @@ as $sql$
                   case when s.assigns_ids
                        then format('(select d.source_key from rag.documents d'
                                    ' where d.source_id = c.source_id and d.document_id = c.document_id)::%s',
-                                   rag._column_type(s.relation, s.key_column))
+                                   rag._type_name(rag._column_type(s.relation, s.key_column)))
                        else 'c.document_id' end), ' or '), 'false')
   from rag.sources s
   join pg_class r on r.oid = s.relation

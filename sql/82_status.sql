@@ -175,12 +175,20 @@ comment on column rag.progress.failed is 'dead, or tried again later: see rag.fa
 comment on column rag.progress.percent is 'documents that are as they should be';
 
 create or replace view rag.failures with (security_invoker = true) as
-  select q.job_id, s.name as source, q.document_id, q.stage, q.error_code, q.attempts,
-         case when q.status = 'queued' then date_trunc('second', q.run_at) end as next_try, q.error, q.error_hint as hint
-    from rag.ingestion_queue q
-    left join rag.sources s on s.source_id = q.source_id
-   where q.status = 'dead' or q.status = 'queued' and q.attempts > 0 and q.error is not null
-   order by q.failed_at desc, q.job_id;
+  select f.job_id, f.source, f.document_id, f.stage, f.error_code, f.attempts, f.next_try, f.error, f.hint
+  from (
+    select q.job_id, s.name as source, q.document_id, q.stage, q.error_code, q.attempts,
+           case when q.status = 'queued' then date_trunc('second', q.run_at) end as next_try, q.error, q.error_hint as hint, q.failed_at
+      from rag.ingestion_queue q
+      left join rag.sources s on s.source_id = q.source_id
+     where q.status = 'dead' or q.status = 'queued' and q.attempts > 0 and q.error is not null
+    union all
+    select null, s.name, null, 'source', null, null, null, s.problem,
+           'See the row sources of: select * from rag.check(); What could not be followed meanwhile is found by: call rag.maintain();', 'infinity'
+      from rag.sources s
+     where s.problem is not null
+  ) f
+  order by f.failed_at desc, f.job_id;
 comment on view rag.failures is
-  'documents that failed at the last attempt, the latest first: those that are tried again (next_try says when) and those that are not, of'
-  ' which rag.dead_letters knows more';
+  'what failed at the last attempt, the latest first: documents that are tried again (next_try says when), those that are not, of which'
+  ' rag.dead_letters knows more, and before all of them, without a document, sources whose changes cannot be followed';

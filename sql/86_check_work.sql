@@ -38,7 +38,8 @@ as $plpgsql$
 declare
   _scheduled integer := rag._scheduled_workers();
   _alive     integer := (select count(*) from rag.workers w where rag._worker_is_alive(w.worker_id));
-  _waiting   boolean := exists (select from rag.ingestion_queue q where q.status = 'queued' and q.run_at <= now());
+  _waiting   boolean := exists (select from rag.ingestion_queue q where q.status = 'queued' and q.run_at <= now())
+                        or exists (select from rag._changes);
   _failure   text;
   _gone      text;
 begin
@@ -131,7 +132,8 @@ as $sql$
                 where q.status = 'running' and q.started_at < now() - interval '2 minutes'
                   and not rag._worker_is_alive(q.worker_id)) as orphans,
                exists (select from rag.workers w where w.started_at < now() - interval '15 minutes' and rag._worker_is_alive(w.worker_id))
-               and exists (select from rag.ingestion_queue q where q.status = 'queued' and q.attempts = 0)
+               and (exists (select from rag.ingestion_queue q where q.status = 'queued' and q.attempts = 0)
+                    or exists (select from rag._changes c where c.attempts = 0))
                and not exists (select from rag.job_history h where h.finished_at > now() - interval '15 minutes')
                and not exists (select from rag.ingestion_queue q
                                where q.status = 'dead' and q.failed_at > now() - interval '15 minutes') as is_stalled) s

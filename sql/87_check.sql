@@ -39,8 +39,9 @@ declare
 begin
   select t.tgrelid into _relation from pg_trigger t join pg_proc p on p.oid = t.tgfoid
   where p.pronamespace = 'rag'::regnamespace and not t.tgisinternal and t.tgname like 'ragstone%'
-    and not exists (select from rag.sources s, rag._source_of_trigger(s.source_id, t.tgrelid)
-                    where t.tgargs = rag._trigger_argument(s.source_id))
+    and not exists (select from rag.sources s
+                    where t.tgargs = rag._trigger_argument(s.source_id)
+                      and (rag._source_of_trigger(s.source_id, t.tgrelid)).source_id is not null)
   limit 1;
   if found then
     ok := false;
@@ -67,7 +68,7 @@ begin
       return;
     end if;
     select count(*) into _missing
-    from (select _source.relation::oid as relid union select t.relid from pg_partition_tree(_source.relation) t) r
+    from rag._tree(_source.relation) r (relid)
     where not rag._has_all_triggers(_source.source_id, r.relid);
     -- Those of rag.uploads are no part of a dump: they come back with the next worker or upload.
     if _missing > 0 and not (_source.relation = 'rag.uploads'::regclass and not exists (select from rag._triggers(_source.source_id))) then
@@ -76,9 +77,19 @@ begin
       hint := format('Attach it anew: select rag.detach_source(%L); then rag.attach_source(…) as before.', _source.relation);
       return;
     end if;
+    if coalesce(rag._key_problem(_source), _source.problem) is not null then
+      ok := false;
+      detail := format('%s: %s', _source.name, coalesce(rag._key_problem(_source), _source.problem));
+      hint := 'Correct the table; then have all its rows looked at: call rag.maintain();';
+      return;
+    end if;
   end loop;
   ok := true;
-  detail := format('%s attached', _count);
+  detail := format('%s attached', _count) || coalesce(
+    (select '; the last rag.maintain() found what no trigger had seen: ' || string_agg(format('%s %s', l.count, l.task), ', ')
+     from rag.maintenance_log l
+     where l.count > 0 and l.task in ('rows without a document queued', 'documents without a row removed', 'partitions that came or went')
+       and l.finished_at >= (select max(m.started_at) from rag.maintenance_log m where m.task = 'partitions that came or went')), '');
 end
 $plpgsql$;
 

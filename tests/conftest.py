@@ -195,7 +195,7 @@ def table(db: psycopg.Connection) -> str:
 
 @pytest.fixture
 def add(db: psycopg.Connection, table: str, document_root: Path) -> Callable[..., None]:
-    """Writes a file and inserts its row."""
+    """Writes a file, inserts its row, and has it queued as a worker does that polls."""
 
     def add(document_id: int, content: str | bytes, name: str | None = None) -> None:
         name = name or f"{document_id}.txt"
@@ -203,6 +203,7 @@ def add(db: psycopg.Connection, table: str, document_root: Path) -> Callable[...
         path.write_bytes(content.encode() if isinstance(content, str) else content)
         path.chmod(0o644)
         db.execute(f"insert into {table} values (%s, %s)", [document_id, name])
+        db.execute("select rag._expand_changes(0::smallint)")
 
     return add
 

@@ -93,6 +93,7 @@ def test_a_hundred_quick_updates_cost_one_run(db, add, table, document_root, dra
     for number in range(100):
         db.execute(f'update {table} set "DocumentFilePath" = %s', [f"{number}.txt"])
     (document_root / "99.txt").write_text("The last one counts.")
+    db.execute("select rag._expand_changes(0::smallint)")
     assert value(db, QUEUED) == 1
     drain()
     assert value(db, "select count(*) from rag.job_history") == 1

@@ -66,6 +66,7 @@ def test_notifications_have_the_channel_and_payload_of_before(db, add, table, co
     db.execute("select rag.set('notifications', 'on')")
     add(2, "Announced.")
     db.execute(f'update {table} set "DocumentFilePath" = \'b.txt\' where "DocumentID" = 2')
+    db.execute("select rag._expand_changes(0::smallint)")
     db.execute(f'delete from {table} where "DocumentID" = 2')
     payloads = [json.loads(n.payload) for n in listener.notifies(timeout=5, stop_after=3)]
     assert [(p["operation"], p["document_id"], p["file_path"]) for p in payloads] == [
@@ -79,6 +80,7 @@ def test_notifications_have_the_channel_and_payload_of_before(db, add, table, co
 def test_a_path_too_long_for_a_notification_does_not_fail_the_insert(db, table):
     db.execute("select rag.set('notifications', 'on')")
     db.execute(f"insert into {table} values (1, repeat('x', 9000))")
+    assert value(db, "select rag._expand_changes(0::smallint)") == 1
 
 
 def test_cleanup_removes_orphans_and_counts_them(db, add, drain):

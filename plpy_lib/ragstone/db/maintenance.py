@@ -5,8 +5,14 @@ from __future__ import annotations
 from ragstone.db.connection import Connection
 from ragstone.db.rows import StoredFile
 
-# In this order. Each call returns how many it was.
+# What is compared in which direction, see rag._compare_source().
+_COMPARISONS = {
+    "rows without a document queued": "rows",
+    "documents without a row removed": "documents",
+}
+# In this order, but for the first. Each call returns how many it was.
 _TASKS = {
+    "partitions that came or went": "rag._members_followed()",
     "outdated documents queued": "rag._queue_outdated()",
     "orphaned chunks removed": "rag.cleanup_orphaned_chunks()",
     "expired versions let go": "rag._prune_versions()",
@@ -23,15 +29,19 @@ _TASKS = {
 
 
 class Maintenance:
-    """The calls of the nightly pass; `tasks` are the names of what is one call each, in order."""
+    """The calls of the nightly pass; `tasks` are the names of what is one call each, in order.
 
-    tasks = tuple(_TASKS)
+    The first of them comes before, and `comparisons` after it.
+    """
+
+    members, *tasks = _TASKS
+    comparisons = tuple(_COMPARISONS)
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     def perform(self, task: str) -> int:
-        """Do one of `tasks` and note it, in one transaction; returns how many it was."""
+        """Do one of `tasks`, or `members`, and note it, in one transaction; returns how many it was."""
         with self._connection.transaction():
             started = self.now()
             count = self._connection.value(_TASKS[task])
@@ -51,6 +61,23 @@ class Maintenance:
             started,
             error,
         )
+
+    def source_ids(self) -> list[int]:
+        rows = self._connection.rows("select source_id from rag.sources order by source_id")
+        return [row["source_id"] for row in rows]
+
+    def compare_source(
+        self, comparison: str, source_id: int, after: str | None
+    ) -> tuple[str | None, int]:
+        """A batch of one of `comparisons`; where to go on, and how many it was."""
+        (row,) = self._connection.rows(
+            "select last, number from rag._compare_source($1, $2, $3)",
+            ["text", "int4", "text"],
+            _COMPARISONS[comparison],
+            source_id,
+            after,
+        )
+        return row["last"], row["number"]
 
     def files_to_check(self, last: StoredFile | None) -> list[StoredFile]:
         """The next files after `last`, from the first where that is None."""

@@ -15,6 +15,9 @@ from ragstone.stores.places import open_document
 def maintain(connection: Connection) -> None:
     """Each task in a transaction of its own; one that fails is a warning and stops no other."""
     calls = Maintenance(connection)
+    _do(connection, calls, calls.members, calls.perform)
+    for name in calls.comparisons:
+        _do(connection, calls, name, lambda task: _compare_sources(calls, task))
     _do(
         connection,
         calls,
@@ -40,6 +43,20 @@ def _do(connection: Connection, calls: Maintenance, task: str, work: Callable[[s
         connection.warning(f"{count} {task}", hint="Look: select * from rag.check_consistency();")
     elif count:
         connection.notice(f"{count} {task}")
+
+
+def _compare_sources(calls: Maintenance, task: str) -> int:
+    """Each source with its documents, in batches that are transactions of their own."""
+    started = calls.now()
+    total = 0
+    for source_id in calls.source_ids():
+        last, number = calls.compare_source(task, source_id, None)
+        total += number
+        while last is not None:
+            last, number = calls.compare_source(task, source_id, last)
+            total += number
+    calls.log(task, total, started)
+    return total
 
 
 def _check_files(connection: Connection, calls: Maintenance, task: str) -> int:
