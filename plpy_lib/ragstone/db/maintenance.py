@@ -41,7 +41,7 @@ class Maintenance:
         self._connection = connection
 
     def perform(self, task: str) -> int:
-        """Do one of `tasks`, or `members`, and note it, in one transaction; returns how many it was."""
+        """Do and note one of `tasks`, or `members`, in one transaction; how many it was."""
         with self._connection.transaction():
             started = self.now()
             count = self._connection.value(_TASKS[task])
