@@ -77,7 +77,8 @@ as $sql$
     ('status_notifications', 'boolean', 'off', null, null, null, false,
      'a switch; while it is on, each job that ends is announced on the channel document_status'),
     ('notifications', 'boolean', 'off', null, null, null, false,
-     'a switch; while it is on, each document that changes is announced on the channel document_changes')
+     'a switch; while it is on, each document that changes is announced on the channel document_changes, and a transaction that'
+     ' deletes rows cannot be prepared (two-phase commit)')
 $sql$;
 
 create or replace view rag.settings as
