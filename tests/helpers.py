@@ -32,6 +32,7 @@ def value(connection: psycopg.Connection, sql: str, *parameters: object) -> obje
 
 def claim(connection: psycopg.Connection, worker_id: int, max_jobs: int = 16) -> list[dict]:
     """What a worker's claim does, one step at a time: the claimed jobs, by column."""
+    connection.execute("select rag._expand_changes(0::smallint)")
     queue = Queue(Psycopg(connection), worker_id)
     jobs: list[Job] = []
     for lane in queue.lanes():
