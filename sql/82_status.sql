@@ -184,7 +184,8 @@ create or replace view rag.failures with (security_invoker = true) as
      where q.status = 'dead' or q.status = 'queued' and q.attempts > 0 and q.error is not null
     union all
     select null, s.name, null, 'source', null, null, null, s.problem,
-           'See the row sources of: select * from rag.check(); What could not be followed meanwhile is found by: call rag.maintain();', 'infinity'
+           'See the row sources of: select * from rag.check(); What could not be followed meanwhile is found by: call rag.maintain();',
+           'infinity'
       from rag.sources s
      where s.problem is not null
   ) f
