@@ -11,15 +11,16 @@ as $sql$
   select 'search', 'routine', f, 'execute', null
   from unnest(array[
     'search_documents', 'find_documents', 'embed', 'current_tenant',
-    '_active_pipeline', '_alternatives', '_analyze', '_asks_for_code', '_automatic_weight', '_bigrams', '_candidates',
-    '_checked_embedding', '_checked_options', '_codes', '_column_type', '_context', '_dense_candidates', '_divided',
-    '_embed_query', '_estimated_chunks', '_estimated_rows', '_exact_candidates', '_foreign_stop_words', '_fuse',
-    '_has_vector_index', '_html', '_in_any_language', '_indexed_vector', '_language_code', '_language_configs', '_lexeme_index',
-    '_lexeme_query', '_matches', '_normalized', '_overlap', '_oversampling', '_parsable', '_parse_query', '_parsed_question',
-    '_partition', '_phrase', '_pipeline', '_query_lexemes', '_query_weights', '_question_embedding', '_rarest_lexemes',
-    '_readable_in_source', '_rerank_scores', '_reranked', '_search', '_search_again', '_search_by_document', '_search_filter',
-    '_search_hits', '_search_results', '_set_index_effort', '_share_of_best', '_snippet', '_text_candidates', '_text_condition',
-    '_text_leg_candidates', '_text_search_configs', '_tied_tenants', '_vector_schema', '_without_accents', '_words_to_mark']) f
+    '_alternatives', '_analyze', '_asks_for_code', '_automatic_weight', '_bigrams', '_candidates', '_checked_embedding',
+    '_checked_options', '_codes', '_column_type', '_context', '_dense_candidates', '_divided', '_embed_query',
+    '_estimated_chunks', '_estimated_rows', '_exact_candidates', '_foreign_stop_words', '_fuse', '_has_vector_index', '_html',
+    '_in_any_language', '_indexed_vector', '_language_code', '_language_configs', '_lexeme_index', '_lexeme_query', '_matches',
+    '_normalized', '_overlap', '_oversampling', '_parsable', '_parse_query', '_parsed_question', '_partition', '_phrase',
+    '_pipeline', '_query_lexemes', '_query_weights', '_question_embedding', '_rarest_lexemes', '_readable_in_source',
+    '_rerank_scores', '_reranked', '_search', '_search_again', '_search_by_document', '_search_filter', '_search_hits',
+    '_search_results', '_set_index_effort', '_share_of_best', '_snippet', '_text_candidates', '_text_condition',
+    '_text_leg_candidates', '_text_search_configs', '_tied_tenants', '_type_name', '_vector_schema', '_without_accents',
+    '_words_to_mark']) f
   union all
   select 'search', 'table', v.object, 'select', v.columns
   from (values
@@ -66,7 +67,7 @@ as $sql$
   from unnest(array['set', 'attach_source', 'detach_source', 'enqueue_existing', 'create_pipeline', 'activate_pipeline', 'resume_pipeline',
                     'drop_pipeline', 'set_ocr', '_set', 'defer_index', 'build_index', 'set_tenant_role', 'enable_tenant_isolation',
                     'disable_tenant_isolation', 'evaluate', 'ann_recall',
-                    '_column_type', '_dcg', '_require_column', '_require_judgements']) f
+                    '_active_pipeline', '_column_type', '_dcg', '_require_column', '_require_judgements']) f
 $sql$;
 comment on function rag._privileges() is
   'the privileges of each level, which rag.grant_usage() grants; admin also has the privileges of the other levels';

@@ -9,8 +9,9 @@ import psycopg
 import pytest
 from helpers import rows, value
 
-# The hint of an error, which can have literals on several lines.
-HINT = re.compile(r"\bhint\s*=\s*(?:format\()?(?:'(?:[^']|'')*'\s*)+")
+# What a message tells the reader to type: the hint of an error, which can have literals on several
+# lines, and calls of procedures, which no function here makes itself.
+HINT = re.compile(r"\bhint\s*=\s*(?:format\()?(?:'(?:[^']|'')*'\s*)+|\bcall rag\.\w+")
 LEVELS = ("search", "ingest", "operate", "admin")
 # Whoever may read the server's files has it.
 NO_LEVEL = {"_set_document_root"}
