@@ -190,7 +190,7 @@ begin
 end
 $plpgsql$;
 comment on function rag._require_columns(rag.sources) is
-  'raises 42703, 42804 or 0A000 unless the table has all columns of the source in types that are read without calling anything of its owner''s';
+  'raises 42703, 42804 or 0A000 unless the table has all columns of the source, in types that are read without calling code of its owner';
 
 create or replace function rag._has_trusted_type(relation regclass, column_name name) returns boolean
   language sql stable

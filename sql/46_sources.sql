@@ -1,5 +1,68 @@
 -- Sources: attaching and detaching tables.
 
+create or replace function rag._require_attachable(
+    relation regclass, key_columns name[], path_column name, content_column name, name_column name)
+  returns void
+  language plpgsql stable
+  set search_path = pg_catalog, pg_temp
+as $plpgsql$
+declare
+  _kind   "char";
+  _schema name;
+  _owner  oid;
+  _lasts  "char";
+begin
+  select c.relkind, n.nspname, c.relowner, c.relpersistence into _kind, _schema, _owner, _lasts
+  from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = _require_attachable.relation;
+
+  if relation is null then
+    raise exception 'the table to attach is null'
+      using errcode = 'null_value_not_allowed',
+            hint    = 'Name it like: select rag.attach_source(''"TblDocumentFiles"'', path_column => ''DocumentFilePath'');';
+  elsif _kind is null then
+    raise exception 'there is no table with oid %', relation::oid using errcode = 'undefined_table';
+  elsif relation <> 'rag.uploads'::regclass and not pg_has_role(rag._caller(), _owner, 'usage') then
+    raise exception 'must be owner of table %', relation
+      using errcode = 'insufficient_privilege',
+            detail  = 'Attaching makes triggers, and all rows of the table can be found by searching.',
+            hint    = format('Have it attached by %s, or by a superuser.', _owner::regrole);
+  elsif _kind not in ('r', 'p') then
+    raise exception '% is not a table', relation
+      using errcode = 'wrong_object_type',
+            detail  = 'Changes are followed by triggers with transition tables, which only a table can have.',
+            hint    = 'Attach the table behind it, or copy its rows into a table.';
+  elsif _lasts = 't' then
+    raise exception '% is a temporary table', relation
+      using errcode = 'wrong_object_type',
+            detail  = 'Workers are other sessions, which cannot read it.';
+  elsif _schema in ('rag', 'pg_catalog', 'information_schema') and relation <> 'rag.uploads'::regclass then
+    raise exception '% is a system table', relation using errcode = 'wrong_object_type';
+  elsif key_columns is null then
+    raise exception '% has no primary key', relation
+      using errcode = 'object_not_in_prerequisite_state',
+            detail  = 'A document is found again by the key of its row.',
+            hint    = format('Add one: alter table %s add primary key (…);', relation);
+  elsif cardinality(key_columns) > 1 then
+    raise exception 'the primary key of % has % columns', relation, cardinality(key_columns)
+      using errcode = 'feature_not_supported',
+            detail  = 'A document has one key: an integer, or a uuid or text that is kept as source_key.',
+            hint    = format('Make one column the primary key and the present one unique, such as:'
+                             ' alter table %s add column id bigint generated always as identity;', relation);
+  elsif (path_column is null) = (content_column is null) then
+    raise exception 'exactly one of path_column and content_column is needed'
+      using errcode = 'invalid_parameter_value',
+            hint    = 'path_column names a column that holds file names below the document root; content_column one that holds the document'
+                      ' itself, as bytea or text.';
+  elsif name_column is not null and content_column is null then
+    raise exception 'name_column goes with content_column'
+      using errcode = 'invalid_parameter_value',
+            detail  = 'It holds the file name of a document that lies in a column; a path is a name already.';
+  end if;
+end
+$plpgsql$;
+comment on function rag._require_attachable(regclass, name[], name, name, name) is
+  'raises the errors of rag.attach_source() for a table of a kind, an owner or a key, or for columns, that cannot be attached';
+
 create or replace function rag.attach_source(
     relation         regclass,
     path_column      name   default null,
@@ -19,61 +82,12 @@ create or replace function rag.attach_source(
   set search_path = pg_catalog, pg_temp
 as $plpgsql$
 declare
-  _kind     "char";
-  _relname  name;
-  _schema   name;
-  _owner    oid;
-  _lasts    "char";
   _key      name[] := rag._key_columns(attach_source.relation);
   _key_type regtype;
   _source   rag.sources;
 begin
-  select c.relkind, c.relname, n.nspname, c.relowner, c.relpersistence into _kind, _relname, _schema, _owner, _lasts
-  from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = attach_source.relation;
-
-  if attach_source.relation is null then
-    raise exception 'the table to attach is null'
-      using errcode = 'null_value_not_allowed',
-            hint    = 'Name it like: select rag.attach_source(''"TblDocumentFiles"'', path_column => ''DocumentFilePath'');';
-  elsif _kind is null then
-    raise exception 'there is no table with oid %', attach_source.relation::oid using errcode = 'undefined_table';
-  elsif attach_source.relation <> 'rag.uploads'::regclass and not pg_has_role(rag._caller(), _owner, 'usage') then
-    raise exception 'must be owner of table %', attach_source.relation
-      using errcode = 'insufficient_privilege',
-            detail  = 'Attaching makes triggers, and all rows of the table can be found by searching.',
-            hint    = format('Have it attached by %s, or by a superuser.', _owner::regrole);
-  elsif _kind not in ('r', 'p') then
-    raise exception '% is not a table', attach_source.relation
-      using errcode = 'wrong_object_type',
-            detail  = 'Changes are followed by triggers with transition tables, which only a table can have.',
-            hint    = 'Attach the table behind it, or copy its rows into a table.';
-  elsif _lasts = 't' then
-    raise exception '% is a temporary table', attach_source.relation
-      using errcode = 'wrong_object_type',
-            detail  = 'Workers are other sessions, which cannot read it.';
-  elsif _schema in ('rag', 'pg_catalog', 'information_schema') and attach_source.relation <> 'rag.uploads'::regclass then
-    raise exception '% is a system table', attach_source.relation using errcode = 'wrong_object_type';
-  elsif _key is null then
-    raise exception '% has no primary key', attach_source.relation
-      using errcode = 'object_not_in_prerequisite_state',
-            detail  = 'A document is found again by the key of its row.',
-            hint    = format('Add one: alter table %s add primary key (…);', attach_source.relation);
-  elsif cardinality(_key) > 1 then
-    raise exception 'the primary key of % has % columns', attach_source.relation, cardinality(_key)
-      using errcode = 'feature_not_supported',
-            detail  = 'A document has one key: an integer, or a uuid or text that is kept as source_key.',
-            hint    = format('Make one column the primary key and the present one unique, such as:'
-                             ' alter table %s add column id bigint generated always as identity;', attach_source.relation);
-  elsif (attach_source.path_column is null) = (attach_source.content_column is null) then
-    raise exception 'exactly one of path_column and content_column is needed'
-      using errcode = 'invalid_parameter_value',
-            hint    = 'path_column names a column that holds file names below the document root; content_column one that holds the document'
-                      ' itself, as bytea or text.';
-  elsif attach_source.name_column is not null and attach_source.content_column is null then
-    raise exception 'name_column goes with content_column'
-      using errcode = 'invalid_parameter_value',
-            detail  = 'It holds the file name of a document that lies in a column; a path is a name already.';
-  end if;
+  perform rag._require_attachable(attach_source.relation, _key, attach_source.path_column, attach_source.content_column,
+                                  attach_source.name_column);
 
   select * into _source from rag.sources s where s.relation = attach_source.relation;
   if found then
@@ -100,7 +114,8 @@ begin
 
   insert into rag.sources (name, relation, key_column, assigns_ids, path_column, content_column, name_column, title_column,
                            tenant_column, tags_column, language_column, metadata_columns)
-  values (coalesce(attach_source.name, _relname), attach_source.relation, _key[1],
+  values (coalesce(attach_source.name, (select c.relname from pg_class c where c.oid = attach_source.relation)),
+          attach_source.relation, _key[1],
           _key_type not in ('smallint'::regtype, 'integer', 'bigint'),
           attach_source.path_column, attach_source.content_column, attach_source.name_column, attach_source.title_column,
           attach_source.tenant_column, attach_source.tags_column, attach_source.language_column, attach_source.metadata_columns)
@@ -127,7 +142,8 @@ comment on function rag.attach_source(regclass, name, name, name, name, name, na
   ' tenant (integer), tags (text[]), language and metadata columns are carried along; name is for the source filter of searches (default:'
   ' the table''s). Returns the source. Raises 42809 for a view or a temporary table, 55000 without a primary key or with functions of'
   ' others in its indexes or constraints, 0A000 for one of several columns and for virtual generated columns, 42703 and 42804 for a'
-  ' column that is not there or of another type, 42710 where it is attached with other columns, 42501 for the table of another; attaching it once more as it is changes nothing';
+  ' column that is not there or of another type, 42710 where it is attached with other columns, 42501 for the table of another; attaching'
+  ' it once more as it is changes nothing';
 
 create or replace function rag._source(relation regclass) returns rag.sources
   language plpgsql stable

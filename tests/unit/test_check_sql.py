@@ -36,9 +36,9 @@ def test_functions_without_a_pinned_search_path_are_found(
     [
         ("-- " + "x" * 137, None),
         ("-- " + "x" * 138, "line 1 has 141 characters"),
-        (f"{HEAD}\nas $sql$\n" + "\n" * 97 + "$sql$;\n", None),
-        (f"{HEAD}\nas $sql$\n" + "\n" * 98 + "$sql$;\n", "rag.f has 101 lines"),
-        (f"{HEAD}\nas $sql$ select 1 $sql$;\n" + "\n" * 100 + f"{HEAD}\n  return 1;\n", None),
+        (f"{HEAD}\nas $sql$\n" + "\n" * 117 + "$sql$;\n", None),
+        (f"{HEAD}\nas $sql$\n" + "\n" * 118 + "$sql$;\n", "rag.f has 121 lines"),
+        (f"{HEAD}\nas $sql$ select 1 $sql$;\n" + "\n" * 120 + f"{HEAD}\n  return 1;\n", None),
     ],
 )
 def test_lines_and_functions_stay_short_enough_to_read(sql: str, found: str | None, tmp_path: Path):
