@@ -19,7 +19,7 @@ as $sql$
     -- What literals, casts and texts come to.
     ('standard_conforming_strings', 'on'), ('backslash_quote', 'safe_encoding'), ('transform_null_equals', 'off'), ('array_nulls', 'on'),
     ('quote_all_identifiers', 'off'), ('bytea_output', 'hex'), ('datestyle', 'ISO, MDY'), ('intervalstyle', 'postgres'),
-    ('extra_float_digits', '1'), ('xmlbinary', 'base64'), ('xmloption', 'content')
+    ('timezone', 'UTC'), ('extra_float_digits', '1'), ('xmlbinary', 'base64'), ('xmloption', 'content')
 $sql$;
 comment on function rag._session_needs() is 'parameters that a worker''s session must have, whatever the database or the role has set';
 

@@ -6,7 +6,8 @@ as $python$
 @boot@
 from ragstone.db.plpy import Plpy
 from ragstone.worker.loop import drain
-drain(Plpy.of_procedure(plpy, "rag.drain()"), run_for, max_documents)
+with Plpy.of_worker(plpy, "rag.drain()") as connection:
+    drain(connection, run_for, max_documents)
 $python$;
 comment on procedure rag.drain(interval, bigint) is
   'processes the queue in this session, and returns when it is empty and run_for has passed, or after max_documents (null: all). It'

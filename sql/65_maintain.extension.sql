@@ -6,7 +6,8 @@ as $python$
 @boot@
 from ragstone.db.plpy import Plpy
 from ragstone.server.maintenance import maintain
-maintain(Plpy.of_procedure(plpy, "rag.maintain()"))
+with Plpy.of_worker(plpy, "rag.maintain()") as connection:
+    maintain(connection)
 $python$;
 comment on procedure rag.maintain() is
   'queues documents whose file has changed on disk or whose chunks are outdated, removes orphans, old versions, old history and old cached'

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +11,9 @@ from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 from ragstone.db.connection import Connection, Row
+
+STATEMENT_TIMEOUT = 3
+"""Its number in the server's enum TimeoutId, the same from PostgreSQL 15 to 18."""
 
 
 class Plpy(Connection):
@@ -43,6 +48,22 @@ class Plpy(Connection):
                 hint="Call it outside of begin … commit, and not from a function.",
             )
         return connection
+
+    @classmethod
+    @contextmanager
+    def of_worker(cls, plpy: Any, name: str) -> Iterator[Plpy]:
+        """As `of_procedure`, with what the work needs of the session's parameters, whatever the
+        database or the role has set; at the end they are again what they were.
+        """
+        connection = cls.of_procedure(plpy, name)
+        before = connection.value("rag._pin_session()")
+        if before is not None and "statement_timeout" in json.loads(before):
+            _stop_statement_clock()
+        try:
+            yield connection
+        finally:
+            if before is not None:
+                connection.rows("select rag._unpin_session($1)", ["json"], before)
 
     def rows(self, sql: str, types: Sequence[str] = (), *values: Any) -> list[Row]:
         with self.transaction():
@@ -95,6 +116,19 @@ class Plpy(Connection):
             # A type of the same name may come first in the session's search_path.
             self._plans[key] = self._plpy.prepare(sql, [f"pg_catalog.{name}" for name in types])
         return self._plans[key]
+
+
+def _stop_statement_clock() -> None:
+    """End the timeout of the statement that is running: the call of the procedure itself.
+
+    The server starts this clock before the call. A changed parameter comes too late for it, and no
+    statement stops it. A worker would be cancelled in the middle of its work, each time.
+    """
+    stop = getattr(ctypes.CDLL(None), "disable_timeout", None)
+    if stop is not None:
+        stop.argtypes = [ctypes.c_int, ctypes.c_bool]
+        stop.restype = None
+        stop(STATEMENT_TIMEOUT, False)
 
 
 def _given(**fields: str | None) -> dict[str, str]:
