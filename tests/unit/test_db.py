@@ -165,7 +165,8 @@ MAINTENANCE = {
     "_queue_outdated": 0, "cleanup_orphaned_chunks": 0, "_prune_versions": 0,
     "_prune_version_history": 0, "_prune_history": 0, "_evict_queries": 0,
     "_prune_cron_history": 0, "_fold_statistics": 0, "_count_problems": 0, "_log_maintenance": None,
-    "clock_timestamp": "now",
+    "clock_timestamp": "now", "_members_followed": 0, "sources": [{"source_id": 5}],
+    "_compare_source": [{"last": None, "number": 0}],
 }  # fmt: skip
 
 
@@ -175,7 +176,10 @@ def test_a_task_that_fails_is_a_warning_and_stops_no_other():
     assert ("warning", "maintenance failed: old jobs forgotten") in connection.said
     assert ("notice", "3 expired versions let go") in connection.said
     logged = [values[0] for values in connection.calls("_log_maintenance")]
-    assert logged == ["changed files queued", *(t for t in Maintenance.tasks if t != "old jobs forgotten")]
+    first = [Maintenance.members, *Maintenance.comparisons, "changed files queued"]
+    assert logged == [*first, *Maintenance.tasks]
+    failed = [values for values in connection.calls("_log_maintenance") if values[3] is not None]
+    assert failed == [("old jobs forgotten", None, "now", "ValueError: no")]
 
 
 def test_contradictions_are_a_warning():
