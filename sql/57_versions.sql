@@ -110,7 +110,9 @@ begin
      or exists (select from rag.ingestion_queue q
                 where (q.source_id, q.document_id, q.pipeline_id)
                     = (_version.source_id, _version.document_id, _version.pipeline_id)
-                  and q.status = 'running') then
+                  and q.status = 'running')
+     -- A change that is noted becomes a job with the worker's next look.
+     or exists (select from rag._changes c where c.source_id = _version.source_id and _document.source_key = any (c.keys)) then
     raise exception 'document % is about to be processed', _version.document_id
       using errcode = 'object_in_use',
             detail  = 'A version restored now would be replaced at once.',

@@ -137,9 +137,10 @@ def test_a_promoted_standby_finishes_what_the_primary_had_begun_and_starts_worke
         rows(standby, "select content, hybrid_score from rag.search_documents('honey')") == before
     )
     waiting = "select document_id, status from rag.ingestion_queue order by 1"
-    assert rows(standby, waiting) == [(52, "running"), (53, "queued")]
+    assert rows(standby, waiting) == [(52, "running")]
+    assert value(standby, "select count(*) from rag._changes where keys = '{53}'") == 1
     for _ in range(150):  # the next full minute
-        if value(standby, "select count(*) from rag.ingestion_queue") == 0:
+        if value(standby, "select count(*) from rag.job_history where document_id in (52, 53)") == 2:
             break
         time.sleep(0.5)
     assert rows(standby, waiting) == []
