@@ -215,7 +215,7 @@ def test_row_security_lets_the_text_leg_use_its_index(tenants, db):
         "set auto_explain.log_min_duration = 0; set auto_explain.log_nested_statements = on; set client_min_messages = log"
     )
     db.execute(f"set ragstone.tenant_id = 2; set session authorization {ROLE}")
-    candidates = "select rag._text_candidates('rag.document_chunks c where c.pipeline_id = 1', rag._query_weights(rag._query_lexemes(rag._parsed_question('filler7', p), p)), '{filler7}', null, null, 10) from rag._active_pipeline() p"
+    candidates = "select rag._text_candidates('rag.document_chunks c where c.pipeline_id = 1', rag._query_weights(rag._query_lexemes(rag._parsed_question('filler7', p), p)), '{filler7}', null, null, 10) from rag.pipelines p where p.state = 'active'"
     assert len(value(db, candidates)) == 1
     db.execute("reset session authorization")
     plan = "\n".join(plans)
